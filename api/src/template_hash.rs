@@ -1,0 +1,1 @@
+//! Module template_hash.

@@ -1,0 +1,5 @@
+//! Ends what a test process started when that process ends, however it does.
+
+fn main() -> anyhow::Result<()> {
+    opensandbox_tests::guard::supervise::main()
+}

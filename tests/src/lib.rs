@@ -1,0 +1,27 @@
+//! What tests and the demo stand on: a real local Kubernetes, the project's own programs as
+//! processes, and the certainty that all of it is gone afterwards.
+//!
+//! - [`cluster`]: [`shared`](cluster::shared) and [`LocalCluster`], a kube-apiserver with its etcd.
+//! - [`kubernetes`]: where the programs of Kubernetes come from.
+//! - [`component`], [`credentials`]: what a cluster consists of, as data.
+//! - [`guard`], [`process`]: programs that end with the test that started them.
+//! - [`programs`]: the programs of this workspace, built when needed.
+//! - [`wait`], [`http`](crate::http): waiting for a state, and one GET.
+//!
+//! It knows the project's programs as files only, and none of their code.
+
+#![forbid(unsafe_code)]
+
+pub mod cluster;
+pub mod component;
+pub mod credentials;
+pub mod guard;
+pub mod http;
+pub mod kubernetes;
+pub mod process;
+pub mod programs;
+pub mod wait;
+
+pub use self::cluster::{LocalCluster, Settings, TestNamespace};
+pub use self::guard::Guard;
+pub use self::process::{Launch, Program};

@@ -1,0 +1,169 @@
+//! The programs of this workspace, as files: what a test starts is what users get, a process, never
+//! a function of the crate. They are built with Cargo when first asked for, in the profile and
+//! target directory of the test itself.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+use anyhow::{Context as _, Result, ensure};
+
+/// The webhook's program. Blocks while it is built.
+///
+/// # Errors
+/// It does not build.
+pub fn webhook() -> Result<PathBuf> {
+    built("opensandbox-webhook", "opensandbox-webhook")
+}
+
+/// The operator's program. Blocks while it is built.
+///
+/// # Errors
+/// It does not build.
+pub fn operator() -> Result<PathBuf> {
+    built("opensandbox-operator", "opensandbox-operator")
+}
+
+/// The task executor's program. Blocks while it is built.
+///
+/// # Errors
+/// It does not build.
+pub fn executor() -> Result<PathBuf> {
+    built("task-executor", "task-executor")
+}
+
+/// The guard's program, see [`guard`](crate::guard).
+pub(crate) fn cluster_guard() -> Result<PathBuf> {
+    // Set by `cargo test` for the programs of the package it tests, which are then up to date.
+    match std::env::var_os("CARGO_BIN_EXE_cluster-guard") {
+        Some(path) => Ok(path.into()),
+        None => built("opensandbox-tests", "cluster-guard"),
+    }
+}
+
+/// Path of a program of the workspace, built by `cargo build` once per process. Blocks.
+///
+/// # Errors
+/// It does not build.
+pub fn built(package: &str, program: &str) -> Result<PathBuf> {
+    static BUILT: LazyLock<Mutex<HashMap<String, PathBuf>>> = LazyLock::new(Mutex::default);
+    // Held while building, so that concurrent tests wait for one build instead of starting theirs.
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(path) = built.get(program) {
+        return Ok(path.clone());
+    }
+    let output = Output::of(&std::env::current_exe()?)?;
+    let path = output.directory.join(program);
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    // Where the sources are gone, a program beside this one is all there is.
+    if workspace.join("Cargo.toml").is_file() {
+        output.build(&workspace, package, program)?;
+    }
+    ensure!(path.is_file(), "there is no {}", path.display());
+    built.insert(program.to_owned(), path.clone());
+    Ok(path)
+}
+
+/// Where Cargo puts programs: `TARGET/PROFILE`, or `TARGET/TRIPLE/PROFILE` when it builds for a
+/// named platform.
+#[derive(Debug, Eq, PartialEq)]
+struct Output {
+    directory: PathBuf,
+    target_directory: PathBuf,
+    triple: Option<String>,
+    profile: String,
+}
+
+impl Output {
+    /// The one that `executable` is in: tests are in its `deps`.
+    fn of(executable: &Path) -> Result<Self> {
+        let parent = executable
+            .parent()
+            .context("an executable is in a directory")?;
+        let directory = if parent.ends_with("deps") {
+            parent.parent()
+        } else {
+            Some(parent)
+        };
+        let directory = directory.context("the test is not in a target directory")?;
+        let name = |path: &Path| Some(path.file_name()?.to_str()?.to_owned());
+        let profile = match name(directory)
+            .context("the target directory has no name")?
+            .as_str()
+        {
+            "debug" => "dev".to_owned(),
+            other => other.to_owned(),
+        };
+        let above = directory
+            .parent()
+            .context("a profile is below the target directory")?;
+        // Cargo marks the target directory, and only that.
+        let (target_directory, triple) = match above.parent() {
+            Some(target) if target.join("CACHEDIR.TAG").is_file() => (target, name(above)),
+            _ => (above, None),
+        };
+        Ok(Self {
+            directory: directory.to_owned(),
+            target_directory: target_directory.to_owned(),
+            triple,
+            profile,
+        })
+    }
+
+    fn build(&self, workspace: &Path, package: &str, program: &str) -> Result<()> {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut command = Command::new(cargo);
+        command
+            .args(["build", "--quiet", "--package", package, "--bin", program])
+            .args(["--profile", &self.profile, "--target-dir"])
+            .arg(&self.target_directory)
+            .current_dir(workspace)
+            .stdin(Stdio::null());
+        if let Some(triple) = &self.triple {
+            command.args(["--target", triple]);
+        }
+        let output = command.output().context("start cargo")?;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            output.status.success(),
+            "{program} does not build:\n{errors}"
+        );
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_is_found_from_a_test_and_from_a_program() {
+        let target = tempfile::tempdir().unwrap();
+        std::fs::write(target.path().join("CACHEDIR.TAG"), "").unwrap();
+        let check = |executable: &str, directory: &str, triple: Option<&str>, profile: &str| {
+            let expected = Output {
+                directory: target.path().join(directory),
+                target_directory: target.path().to_owned(),
+                triple: triple.map(str::to_owned),
+                profile: profile.to_owned(),
+            };
+            assert_eq!(
+                Output::of(&target.path().join(executable)).unwrap(),
+                expected
+            );
+        };
+        check("debug/deps/some_test-1", "debug", None, "dev");
+        check("debug/demo", "debug", None, "dev");
+        check("release/demo", "release", None, "release");
+        check("ci/deps/some_test-1", "ci", None, "ci");
+        let triple = "x86_64-unknown-linux-musl";
+        let directory = format!("{triple}/release");
+        check(
+            &format!("{directory}/demo"),
+            &directory,
+            Some(triple),
+            "release",
+        );
+    }
+}

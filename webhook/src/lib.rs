@@ -1,0 +1,3 @@
+//! The admission webhook of OpenSandbox pools.
+
+#![forbid(unsafe_code)]
