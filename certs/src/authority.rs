@@ -133,7 +133,9 @@ impl Authority {
     pub fn from_pem(certificate: &[u8], key: &[u8]) -> Result<Self, Error> {
         let mut certificates = bundle::parse(certificate).map_err(Error::Certificate)?;
         let (Some(certificate), true) = (certificates.pop(), certificates.is_empty()) else {
-            return Err(Error::Count(bundle::parse(certificate).map_or(0, |all| all.len())));
+            return Err(Error::Count(
+                bundle::parse(certificate).map_or(0, |all| all.len()),
+            ));
         };
         let key = std::str::from_utf8(key).map_err(|_| Error::Key)?;
         let key = KeyPair::from_pem(key).map_err(|_| Error::Key)?;
@@ -180,7 +182,12 @@ impl Authority {
 
     /// Signs a serving certificate for `names` (DNS names or addresses) with a fresh key. It ends
     /// with the authority at the latest, because clients check the whole chain.
-    pub fn sign(&self, names: &[String], now: Timestamp, lifetime: Lifetime) -> Result<Leaf, Error> {
+    pub fn sign(
+        &self,
+        names: &[String],
+        now: Timestamp,
+        lifetime: Lifetime,
+    ) -> Result<Leaf, Error> {
         let make = |source| Error::Make {
             what: "a leaf",
             source,
@@ -250,7 +257,10 @@ mod tests {
         let (certificate, key) = made.to_pem();
         let read = Authority::from_pem(certificate.as_bytes(), key.as_bytes()).unwrap();
         assert_eq!(read.ca(), made.ca());
-        assert_eq!(made.ca().not_before, "2026-11-24T09:00:00Z".parse().unwrap());
+        assert_eq!(
+            made.ca().not_before,
+            "2026-11-24T09:00:00Z".parse().unwrap()
+        );
         assert_eq!(made.ca().not_after, "2026-11-25T10:00:00Z".parse().unwrap());
     }
 
@@ -261,7 +271,10 @@ mod tests {
         let check = |certificate: &str, key: &str| {
             Authority::from_pem(certificate.as_bytes(), key.as_bytes()).unwrap_err()
         };
-        assert!(matches!(check(&a.to_pem().0, &b.to_pem().1), Error::Mismatch));
+        assert!(matches!(
+            check(&a.to_pem().0, &b.to_pem().1),
+            Error::Mismatch
+        ));
         assert!(matches!(check(&a.to_pem().0, "garbage"), Error::Key));
         assert!(matches!(check("", &a.to_pem().1), Error::Count(0)));
         let two = a.to_pem().0 + &b.to_pem().0;

@@ -28,7 +28,10 @@ impl Complaints {
 
     /// All that is wrong, for a status.
     pub(crate) fn told(&self) -> Vec<String> {
-        self.0.iter().map(|(topic, text)| format!("{topic}: {text}")).collect()
+        self.0
+            .iter()
+            .map(|(topic, text)| format!("{topic}: {text}"))
+            .collect()
     }
 }
 

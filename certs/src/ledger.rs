@@ -84,7 +84,7 @@ pub enum Change {
     Drop(Fingerprint),
     /// Dropped, and gone from all bundles.
     Forget(Fingerprint),
-    /// Its retirement is dated in the future: the clock was wrong when it was written.
+    /// Its retirement begins now: it is still in use, or was dated by a clock that ran ahead.
     Redate(Fingerprint),
 }
 
@@ -103,7 +103,9 @@ impl Ledger {
 
     /// Whether the ledger has an entry for it, be it only "dropped".
     pub fn knows(&self, id: Fingerprint) -> bool {
-        self.signs(id) || self.next.as_ref().is_some_and(|ca| ca.id == id) || self.retired(id).is_some()
+        self.signs(id)
+            || self.next.as_ref().is_some_and(|ca| ca.id == id)
+            || self.retired(id).is_some()
     }
 
     /// Whether it is the one that signs.
@@ -142,6 +144,11 @@ impl Ledger {
             Change::Handled(value) => self.handled = Some(value.clone()),
             Change::Promote => {
                 if let Some(next) = self.next.take() {
+                    if self.current.is_none() {
+                        // Replicas that hold one of these had no successor to change to until now.
+                        let kept = self.retired.iter_mut().filter(|entry| !entry.dropped);
+                        kept.for_each(|entry| entry.since = now);
+                    }
                     self.retire(self.current.as_ref().map(|ca| ca.id), now);
                     self.retired.retain(|retired| retired.id != next.id);
                     self.current = Some(next);

@@ -19,8 +19,9 @@
 //!    version had read an older Secret, and the bundles follow the versions of the Secret in order;
 //! 3. a published certificate that the ledger does not know is taken into the ledger before
 //!    anything is published, so a replaced or recreated Secret takes nothing away;
-//! 4. a retired authority is dropped `leaf + slack` after its retirement. Every replica reads the
-//!    Secret at least once per `slack`, sees the retirement and signs with the successor.
+//! 4. a retired authority is dropped `leaf + 3 slack` after its retirement. Every replica reads the
+//!    Secret at least once per `slack`, sees the retirement and signs with the successor at once;
+//!    or, if its clock makes the successor useless, dates the retirement anew.
 //!
 //! A replica that cannot read the Secret for longer than `slack` may break 4; it goes on serving,
 //! because the alternative is to fail at once.
@@ -76,7 +77,7 @@ impl Timing {
     /// How long a retired authority stays trusted: the last leaf it may have signed, and the time
     /// the last replica needs to notice.
     pub fn overlap(&self) -> Duration {
-        self.leaf + self.slack
+        self.leaf + self.slack * 3
     }
 }
 
@@ -110,6 +111,12 @@ impl Bundles {
 
     fn everywhere(&self, id: Fingerprint) -> bool {
         self.entries.iter().all(|entry| entry.contains(&id))
+    }
+
+    /// Somebody may verify with a bundle that lacks it.
+    fn contradict(&self, id: Fingerprint) -> bool {
+        let mut filled = self.entries.iter().filter(|entry| !entry.is_empty());
+        filled.any(|entry| !entry.contains(&id))
     }
 
     fn all_empty(&self) -> bool {
@@ -151,7 +158,12 @@ pub struct Held {
 
 impl Held {
     /// A leaf that was signed at `now`.
-    pub fn new(ca: Fingerprint, not_before: Timestamp, not_after: Timestamp, now: Timestamp) -> Self {
+    pub fn new(
+        ca: Fingerprint,
+        not_before: Timestamp,
+        not_after: Timestamp,
+        now: Timestamp,
+    ) -> Self {
         let life = until(now, not_after);
         Self {
             ca,
@@ -178,24 +190,30 @@ pub struct Memory {
     pub leaf: Option<Held>,
     /// Since when (monotonic) an authority has been in all bundles at every look.
     pub settling: BTreeMap<Fingerprint, Duration>,
-    /// Since when (monotonic) an authority has been retired at every look.
-    pub retired: BTreeMap<Fingerprint, Duration>,
+    /// Since when (monotonic) an authority has been retired, with the same date, at every look.
+    pub retired: BTreeMap<(Fingerprint, Timestamp), Duration>,
     /// When (monotonic) this replica last made an authority because of the clock.
     pub made: Option<Duration>,
-    /// The authority this replica's leaf had when it was last seen promoted and published.
-    pub trusted: Option<Fingerprint>,
+    /// Authorities that were seen as the current one and in all bundles: they have settled, and
+    /// stay good while they are published.
+    pub trusted: BTreeSet<Fingerprint>,
 }
 
 impl Memory {
     /// Takes in what was read; before [`plan`].
     pub fn observe(&mut self, view: &View, now: Now) {
-        if let Secret::Present { ledger, malformed: false, .. } = &view.secret
+        if let Secret::Present {
+            ledger,
+            malformed: false,
+            ..
+        } = &view.secret
             && !ledger.is_empty()
         {
             self.ledger = Some(ledger.clone());
         }
         let Some(ledger) = &self.ledger else { return };
-        let retired: BTreeSet<_> = ledger.retired.iter().map(|retired| retired.id).collect();
+        let retired = ledger.retired.iter();
+        let retired: BTreeSet<_> = retired.map(|entry| (entry.id, entry.since)).collect();
         self.retired.retain(|id, _| retired.contains(id));
         for id in &retired {
             self.retired.entry(*id).or_insert(now.mono);
@@ -203,13 +221,25 @@ impl Memory {
         if view.bundles.complete {
             let held = self.leaf.as_ref().map(|leaf| leaf.ca);
             let asked: BTreeSet<_> = ledger.bundle().into_iter().chain(held).collect();
-            self.settling.retain(|id, _| asked.contains(id) && view.bundles.everywhere(*id));
+            self.settling
+                .retain(|id, _| asked.contains(id) && view.bundles.everywhere(*id));
             for id in asked.into_iter().filter(|id| view.bundles.everywhere(*id)) {
                 self.settling.entry(id).or_insert(now.mono);
             }
         }
-        if published(view, self) == Some(true) {
-            self.trusted = self.leaf.as_ref().map(|leaf| leaf.ca);
+        let held = self.leaf.as_ref().map(|leaf| leaf.ca);
+        self.trusted
+            .retain(|id| ledger.knows(*id) || held == Some(*id));
+        if let Secret::Present {
+            ledger,
+            malformed: false,
+            ..
+        } = &view.secret
+            && let Some(current) = &ledger.current
+            && view.bundles.complete
+            && view.bundles.everywhere(current.id)
+        {
+            self.trusted.insert(current.id);
         }
     }
 
@@ -241,7 +271,7 @@ pub struct Plan {
     pub step: Option<Step>,
     /// Look again after this time even if nothing happens.
     pub look_again: Duration,
-    /// The leaf's authority is promoted and published in every configuration. `None`: cannot be
+    /// The leaf's authority has settled and is published in every configuration. `None`: cannot be
     /// told from this view.
     pub published: Option<bool>,
     /// Why something has to wait, for people.
@@ -271,7 +301,11 @@ pub fn plan(view: &View, memory: &Memory, timing: &Timing, now: Now) -> Plan {
             let changes = changes(&base, None, view, memory, timing, now, &mut waiting);
             step = Some(Step::Create(base, changes));
         }
-        Secret::Present { ledger, malformed, rotate } => {
+        Secret::Present {
+            ledger,
+            malformed,
+            rotate,
+        } => {
             // An emptied Secret is a deleted one: what is in memory is better than a new authority.
             let repair = *malformed || ledger.is_empty();
             let base = match &memory.ledger {
@@ -279,7 +313,11 @@ pub fn plan(view: &View, memory: &Memory, timing: &Timing, now: Now) -> Plan {
                 _ => ledger,
             };
             let unknown = unknown(base, view, memory);
-            if !repair && unknown.is_empty() && out_of_date(base, &view.bundles) {
+            if !repair
+                && unknown.is_empty()
+                && out_of_date(base, &view.bundles)
+                && unsettled(base, view, memory).is_none()
+            {
                 step = Some(Step::Publish);
             } else {
                 let rotate = rotate.as_deref();
@@ -315,33 +353,33 @@ pub fn plan(view: &View, memory: &Memory, timing: &Timing, now: Now) -> Plan {
 /// is still good and the current one is not known to be trusted yet.
 fn signer(view: &View, memory: &Memory, timing: &Timing, now: Now) -> Option<Ca> {
     let ledger = match &view.secret {
-        Secret::Present { ledger, malformed: false, .. } if !ledger.is_empty() => ledger,
+        Secret::Present {
+            ledger,
+            malformed: false,
+            ..
+        } if !ledger.is_empty() => ledger,
         _ => memory.ledger.as_ref()?,
     };
     let has_key = |ca: &&Ca| memory.keys.contains_key(&ca.id);
     let current = ledger.current.as_ref().filter(has_key);
     let next = ledger.next.as_ref().filter(has_key);
-    let held = memory.leaf.as_ref().and_then(|leaf| memory.keys.get(&leaf.ca));
+    let held = memory
+        .leaf
+        .as_ref()
+        .and_then(|leaf| memory.keys.get(&leaf.ca));
     if let (Some(held), Some(current)) = (held, current)
         && current.id != held.id
         && current.valid_at(now.wall)
     {
         let bundles = &view.bundles;
-        let settled = bundles.complete && memory.settled(current.id, timing, now);
-        let only_one_trusted = bundles.complete
+        // Retired means that the successor settled: either it was promoted, or whoever took the
+        // retired one up looked at all bundles and demoted a successor that was in none. So this
+        // holds whatever this replica can see of the bundles, and it must act at its first look.
+        let retired = ledger.retired(held.id).is_some();
+        let trusted = bundles.complete
             && bundles.everywhere(current.id)
-            && !bundles.everywhere(held.id);
-        // Retired regularly means that another replica saw the successor settle. That is enough
-        // when this one cannot read the configurations itself.
-        let retired = ledger.retired(held.id).is_some_and(|entry| {
-            entry.dropped
-                || !bundles.complete
-                    && memory
-                        .retired
-                        .get(&held.id)
-                        .is_some_and(|since| *since + timing.settle <= now.mono)
-        });
-        if settled || only_one_trusted || retired {
+            && (memory.settled(current.id, timing, now) || !bundles.everywhere(held.id));
+        if retired || trusted {
             return Some(current.clone());
         }
     }
@@ -359,7 +397,7 @@ fn signer(view: &View, memory: &Memory, timing: &Timing, now: Now) -> Option<Ca>
         .into_iter()
         .chain(next)
         .chain(retired)
-        .find(|ca| ca.valid_at(now.wall) && memory.settling.contains_key(&ca.id))
+        .find(|ca| ca.valid_at(now.wall) && memory.settled(ca.id, timing, now))
         .or(Some(preferred))
         .cloned()
 }
@@ -389,6 +427,19 @@ fn unknown(ledger: &Ledger, view: &View, memory: &Memory) -> Vec<Fingerprint> {
     unknown
 }
 
+/// The current authority, if it is one that was never published: the Secret was replaced. What
+/// this replica has seen to be good and somebody took from the bundles is another matter: that is
+/// put back at once.
+fn unsettled<'a>(ledger: &'a Ledger, view: &View, memory: &Memory) -> Option<&'a Ca> {
+    let current = ledger.current.as_ref()?;
+    let replaced = memory
+        .leaf
+        .as_ref()
+        .is_some_and(|leaf| memory.trusted.contains(&leaf.ca) && !ledger.knows(leaf.ca));
+    let never = replaced || view.bundles.contradict(current.id);
+    (never && !memory.trusted.contains(&current.id)).then_some(current)
+}
+
 fn out_of_date(ledger: &Ledger, bundles: &Bundles) -> bool {
     let desired: BTreeSet<_> = ledger.bundle().into_iter().collect();
     bundles.unreadable || bundles.entries.iter().any(|entry| *entry != desired)
@@ -406,22 +457,24 @@ fn changes(
     let bundles = &view.bundles;
     let unknown = unknown(base, view, memory);
     let adopted = !unknown.is_empty();
-    let mut changes: Vec<Change> = unknown.into_iter().map(Change::Adopt).collect();
+    let mut changes = Vec::new();
+    // Only together with the look at all bundles that may demote the current one, see `signer`.
+    if bundles.complete {
+        changes.extend(unknown.into_iter().map(Change::Adopt));
+    }
     let unhandled = rotate.filter(|value| base.handled.as_deref() != Some(*value));
 
     if base.is_empty() {
         let untouched = bundles.complete && bundles.all_empty() && !adopted;
-        changes.push(if untouched { Change::NewCurrent } else { Change::NewNext });
+        changes.push(if untouched {
+            Change::NewCurrent
+        } else {
+            Change::NewNext
+        });
         changes.extend(unhandled.map(|value| Change::Handled(value.to_owned())));
         return changes;
     }
-    if let Some(current) = &base.current
-        && bundles.complete
-        && !bundles.all_empty()
-        && !bundles.anywhere(current.id)
-        // What served well so far was taken from the bundles by somebody: put it back at once.
-        && memory.trusted != Some(current.id)
-    {
+    if bundles.complete && unsettled(base, view, memory).is_some() {
         changes.push(Change::Demote);
         return changes;
     }
@@ -432,9 +485,9 @@ fn changes(
         .is_none_or(|made| made + timing.check_interval <= now.mono);
     match (&base.next, &base.current) {
         (None, current) => {
-            let due = current.as_ref().is_none_or(|ca| {
-                now.wall >= ca.due_at() || !ca.valid_at(now.wall)
-            });
+            let due = current
+                .as_ref()
+                .is_none_or(|ca| now.wall >= ca.due_at() || !ca.valid_at(now.wall));
             if (unhandled.is_some() || due && may_make) && base.has_room() {
                 changes.push(Change::NewNext);
                 changes.extend(unhandled.map(|value| Change::Handled(value.to_owned())));
@@ -452,7 +505,10 @@ fn changes(
             } else if bundles.complete && memory.settled(next.id, timing, now) && base.has_room() {
                 changes.push(Change::Promote);
             } else {
-                waiting.push(format!("authority {} is published but has to settle", next.id));
+                waiting.push(format!(
+                    "authority {} is published but has to settle",
+                    next.id
+                ));
             }
         }
     }
@@ -464,28 +520,31 @@ fn changes(
         if retired.since > later(now.wall, timing.skew) {
             return Some(Change::Redate(id));
         }
-        // Seen for `slack` as well: a wall clock that leapt must not cut the overlap short.
+        let seen = memory.retired.get(&(id, retired.since));
+        let seen = seen.map_or(Duration::ZERO, |since| now.mono.saturating_sub(*since));
+        if memory.leaf.as_ref().is_some_and(|leaf| leaf.ca == id) {
+            // Still in use, because the clock left its successor invalid: others must not drop it.
+            // Not at every look, each of which the write would cause; see `noticed`.
+            return (seen >= timing.slack / 2).then_some(Change::Redate(id));
+        }
         let over = now.wall >= later(retired.since, timing.overlap());
-        let noticed = memory
-            .retired
-            .get(&id)
-            .is_some_and(|since| *since + timing.slack <= now.mono);
-        let used = memory.leaf.as_ref().is_some_and(|leaf| leaf.ca == id);
-        (over && noticed && !used && base.current.is_some()).then_some(Change::Drop(id))
+        // Seen for so long as well: a wall clock that leapt must not cut the overlap short. A
+        // replica that needs it sees it within one `slack` and redates it within one and a half more.
+        let noticed = seen >= timing.slack * 3;
+        (over && noticed && base.current.is_some()).then_some(Change::Drop(id))
     }));
     changes
 }
 
 fn published(view: &View, memory: &Memory) -> Option<bool> {
-    let Secret::Present { ledger, malformed: false, .. } = &view.secret else {
-        return None;
+    let Some(leaf) = &memory.leaf else {
+        return Some(false);
     };
-    if !view.bundles.complete {
-        return None;
+    if !memory.trusted.contains(&leaf.ca) {
+        return Some(false);
     }
-    let Some(leaf) = &memory.leaf else { return Some(false) };
-    // An authority that is only `next` may be published, but not for long enough.
-    let trusted = ledger.signs(leaf.ca)
-        || ledger.retired(leaf.ca).is_some_and(|retired| !retired.dropped);
-    Some(trusted && view.bundles.missing == 0 && view.bundles.everywhere(leaf.ca))
+    let bundles = &view.bundles;
+    bundles
+        .complete
+        .then(|| bundles.missing == 0 && bundles.everywhere(leaf.ca))
 }

@@ -172,7 +172,10 @@ mod tests {
     #[test]
     fn patch_owns_the_bundles_of_existing_entries_and_nothing_else() {
         let target = Target::Validating("v".to_owned());
-        let entry = |name: &str| Entry { name: name.to_owned(), bundle: Vec::new() };
+        let entry = |name: &str| Entry {
+            name: name.to_owned(),
+            bundle: Vec::new(),
+        };
         let read = Configuration {
             resource_version: Some("7".to_owned()),
             entries: vec![entry("a.example"), entry("b.example")],
@@ -193,9 +196,16 @@ mod tests {
 
     #[test]
     fn bundle_without_a_certificate_is_unreadable_but_an_empty_one_is_not() {
-        let entry = |bundle: &[u8]| Entry { name: "a".to_owned(), bundle: bundle.to_vec() };
+        let entry = |bundle: &[u8]| Entry {
+            name: "a".to_owned(),
+            bundle: bundle.to_vec(),
+        };
         assert!(!entry(b"").certificates().1);
         assert!(entry(b"Cg==").certificates().1);
-        assert!(entry(b"-----BEGIN CERTIFICATE-----\nAA\n-----END CERTIFICATE-----\n").certificates().1);
+        assert!(
+            entry(b"-----BEGIN CERTIFICATE-----\nAA\n-----END CERTIFICATE-----\n")
+                .certificates()
+                .1
+        );
     }
 }

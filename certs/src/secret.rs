@@ -105,7 +105,10 @@ impl Parsed {
         let entries: Vec<Previous> = match serde_json::from_slice(&text.0) {
             Ok(entries) => entries,
             Err(error) => {
-                self.problems.push(format!("{PREVIOUS}: not valid JSON of the expected form ({:?})", error.classify()));
+                self.problems.push(format!(
+                    "{PREVIOUS}: not valid JSON of the expected form ({:?})",
+                    error.classify()
+                ));
                 return;
             }
         };
@@ -114,7 +117,8 @@ impl Parsed {
                 Ok(mut all) if all.len() == 1 => all.remove(0),
                 Ok(all) => {
                     let count = all.len();
-                    self.problems.push(format!("{PREVIOUS}: {count} certificates in one entry"));
+                    self.problems
+                        .push(format!("{PREVIOUS}: {count} certificates in one entry"));
                     continue;
                 }
                 Err(error) => {
@@ -175,7 +179,9 @@ pub fn render(
     }
     let mut previous = Vec::new();
     for retired in &ledger.retired {
-        let certificate = certificates.get(&retired.id).ok_or(Error::Material(retired.id))?;
+        let certificate = certificates
+            .get(&retired.id)
+            .ok_or(Error::Material(retired.id))?;
         previous.push(Previous {
             certificate: bundle::render([certificate]),
             since: retired.since,
@@ -210,7 +216,11 @@ mod tests {
         Authority::generate(name, now, lifetime).expect("an authority")
     }
 
-    fn full() -> (Ledger, BTreeMap<Fingerprint, Authority>, BTreeMap<Fingerprint, CertificateDer<'static>>) {
+    fn full() -> (
+        Ledger,
+        BTreeMap<Fingerprint, Authority>,
+        BTreeMap<Fingerprint, CertificateDer<'static>>,
+    ) {
         let all = [authority("a"), authority("b"), authority("c")];
         let ledger = Ledger {
             current: Some(all[0].ca().clone()),
@@ -222,7 +232,10 @@ mod tests {
             }],
             handled: Some("monday".to_owned()),
         };
-        let certificates = all.iter().map(|a| (a.ca().id, a.certificate().clone())).collect();
+        let certificates = all
+            .iter()
+            .map(|a| (a.ca().id, a.certificate().clone()))
+            .collect();
         let authorities = all.into_iter().map(|a| (a.ca().id, a)).collect();
         (ledger, authorities, certificates)
     }
@@ -240,7 +253,10 @@ mod tests {
         let mut secret = secret;
         let data = secret.data.as_mut().unwrap();
         data.insert("foreign".to_owned(), ByteString(b"x".to_vec()));
-        let small = Ledger { current: ledger.next.clone(), ..Ledger::default() };
+        let small = Ledger {
+            current: ledger.next.clone(),
+            ..Ledger::default()
+        };
         let secret = render(secret, "p", &small, &authorities, &certificates).unwrap();
         let keys: Vec<_> = secret.data.unwrap().into_keys().collect();
         assert_eq!(keys, ["ca.crt", "ca.key", "foreign"]);
@@ -255,11 +271,18 @@ mod tests {
     #[test]
     fn problems_are_named_without_quoting_what_is_secret() {
         let (ledger, authorities, certificates) = full();
-        let mut secret = render(Secret::default(), "p", &ledger, &authorities, &certificates).unwrap();
+        let mut secret =
+            render(Secret::default(), "p", &ledger, &authorities, &certificates).unwrap();
         let data = secret.data.as_mut().unwrap();
         data.insert("ca.key".to_owned(), ByteString(b"hunter2".to_vec()));
-        data.insert("next.crt".to_owned(), ByteString(b"-----BEGIN CERTIFICATE-----\nhunter2\n".to_vec()));
-        data.insert("previous.json".to_owned(), ByteString(b"[{\"hunter2\":1}]".to_vec()));
+        data.insert(
+            "next.crt".to_owned(),
+            ByteString(b"-----BEGIN CERTIFICATE-----\nhunter2\n".to_vec()),
+        );
+        data.insert(
+            "previous.json".to_owned(),
+            ByteString(b"[{\"hunter2\":1}]".to_vec()),
+        );
         let parsed = parse(&secret, "p");
         assert_eq!(parsed.problems.len(), 3, "{:?}", parsed.problems);
         assert!(parsed.ledger.is_empty());

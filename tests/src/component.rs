@@ -103,6 +103,10 @@ impl Pki {
     }
 }
 
+/// Name of etcd's own certificate in [`Pki`].
+pub(crate) const ETCD_IDENTITY: &str = "etcd";
+/// Name of the certificate the API server shows to etcd.
+pub(crate) const ETCD_CLIENT_IDENTITY: &str = "kube-apiserver-etcd-client";
 /// Name of the API server's own certificate in [`Pki`].
 pub(crate) const API_SERVER_IDENTITY: &str = "kube-apiserver";
 /// Name of the certificate the API server shows to kubelets.
@@ -164,13 +168,19 @@ pub fn components(layout: &Layout) -> Vec<Component> {
 }
 
 fn etcd(layout: &Layout) -> Component {
-    let client = format!("http://127.0.0.1:{}", layout.ports.etcd);
+    // TLS, and the authority is this cluster's own: another cluster's etcd, on a port that both had
+    // found free, is never taken for this one.
+    let client = format!("https://127.0.0.1:{}", layout.ports.etcd);
     let peer = format!("http://127.0.0.1:{}", layout.ports.etcd_peer);
     Component {
         name: ETCD,
         args: vec![
             "--name=local".to_owned(),
             flag("data-dir", &layout.etcd_directory),
+            flag("cert-file", &layout.pki.certificate(ETCD_IDENTITY)),
+            flag("key-file", &layout.pki.key(ETCD_IDENTITY)),
+            flag("trusted-ca-file", &layout.pki.authority()),
+            "--client-cert-auth".to_owned(),
             format!("--listen-client-urls={client}"),
             format!("--advertise-client-urls={client}"),
             format!("--listen-peer-urls={peer}"),
@@ -196,7 +206,10 @@ fn kube_api_server(layout: &Layout) -> Component {
         etcd_directory: _,
     } = layout;
     let mut args = vec![
-        format!("--etcd-servers=http://127.0.0.1:{}", ports.etcd),
+        format!("--etcd-servers=https://127.0.0.1:{}", ports.etcd),
+        flag("etcd-cafile", &pki.authority()),
+        flag("etcd-certfile", &pki.certificate(ETCD_CLIENT_IDENTITY)),
+        flag("etcd-keyfile", &pki.key(ETCD_CLIENT_IDENTITY)),
         "--bind-address=127.0.0.1".to_owned(),
         format!("--secure-port={}", ports.api_server),
         // The service `kubernetes` cannot have an endpoint on the loopback address.

@@ -6,7 +6,7 @@
 //! - [`component`], [`credentials`]: what a cluster consists of, as data.
 //! - [`guard`], [`process`]: programs that end with the test that started them.
 //! - [`programs`]: the programs of this workspace, built when needed.
-//! - [`wait`], [`http`](crate::http): waiting for a state, and one GET.
+//! - [`wait`], [`http`]: waiting for a state, and one GET.
 //!
 //! It knows the project's programs as files only, and none of their code.
 

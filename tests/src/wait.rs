@@ -71,7 +71,7 @@ mod tests {
     #[tokio::test]
     async fn an_error_ends_the_waiting() {
         let mut looks = 0;
-        let result = until("nothing", Duration::from_secs(60), async || {
+        let result = until("nothing", Duration::from_mins(1), async || {
             looks += 1;
             if looks == 3 {
                 bail!("gone");

@@ -2,12 +2,13 @@
 #![expect(clippy::tests_outside_test_module, reason = "integration test")]
 
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use opensandbox_tests::wait::{self, Probe};
 use opensandbox_tests::{Guard, Launch, Program};
@@ -83,9 +84,7 @@ async fn victim() -> Result<()> {
         "{TOLD}{}",
         serde_json::to_string(&(guard.pid(), guard.directory(), pids))?
     );
-    if how == "panic" {
-        panic!("as asked");
-    }
+    assert!(how != "panic", "as asked");
     std::future::pending().await
 }
 
@@ -102,6 +101,7 @@ impl Victim {
         let mut process = Command::new(std::env::current_exe()?)
             .args(["--exact", "victim", "--ignored", "--nocapture"])
             .env(VICTIM, how)
+            .process_group(0)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()?;
@@ -121,8 +121,9 @@ impl Victim {
         bail!("the victim did not start: {}", process.wait()?)
     }
 
+    /// To its whole process group, as Ctrl-C does.
     fn signal(&self, signal: Signal) -> Result<()> {
-        Ok(kill(
+        Ok(killpg(
             Pid::from_raw(i32::try_from(self.process.id())?),
             signal,
         )?)
@@ -163,32 +164,45 @@ async fn a_guard_that_is_asked_to_end_leaves_nothing() -> Result<()> {
 }
 
 #[tokio::test]
-async fn when_a_guard_is_killed_its_programs_die_and_the_next_guard_removes_its_directory()
--> Result<()> {
+async fn a_guard_that_is_killed_leaves_nothing() -> Result<()> {
     let guard = Guard::start().await?;
-    let program = guard.run(shell(STUBBORN)).await?;
+    let (pids, programs) = start_difficult_programs(&guard).await?;
     kill(Pid::from_raw(i32::try_from(guard.pid())?), Signal::SIGKILL)?;
-    let abandoned = guard.directory().to_owned();
-    wait::until("the program to die", BOUND, async || {
-        Ok(if is_alive(program.pid()) {
+    wait_until_gone(&pids, guard.directory()).await?;
+    for program in programs {
+        let error = program.wait_for_exit(BOUND).await.err();
+        ensure!(error.is_some_and(|error| error.to_string().contains("the guard ended before")));
+    }
+    ensure!(
+        guard.run(shell("true")).await.is_err(),
+        "a guard that is gone ran a program"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn when_test_and_guard_are_killed_the_next_guard_leaves_nothing() -> Result<()> {
+    let mut victim = Victim::start("wait")?;
+    let guard = Pid::from_raw(victim.guard);
+    // Stopped first, so that it does not see the end of the test.
+    kill(guard, Signal::SIGSTOP)?;
+    victim.signal(Signal::SIGKILL)?;
+    victim.process.wait()?;
+    kill(guard, Signal::SIGKILL)?;
+    wait::until("the guard to end", BOUND, async || {
+        Ok(if is_alive(guard.as_raw()) {
             Probe::not_yet("it lives")
         } else {
             Probe::Done(())
         })
     })
     .await?;
-    drop(guard);
     let next = Guard::start().await?;
-    ensure!(
-        !abandoned.exists(),
-        "{} is still there",
-        abandoned.display()
-    );
     ensure!(
         next.directory().exists(),
         "the directory of a living guard was removed"
     );
-    Ok(())
+    victim.leaves_nothing().await
 }
 
 #[tokio::test]

@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::{ListParams, ObjectMeta, PostParams};
+use kube::api::{DeleteParams, ListParams, ObjectMeta, PostParams};
 use opensandbox_tests::cluster::{client_of, shared, start_or_skip};
 use opensandbox_tests::component::{ETCD, KUBE_API_SERVER};
 use opensandbox_tests::wait::{self, Probe};
@@ -37,7 +37,7 @@ async fn create_config_map(namespace: &TestNamespace, name: &str) -> Result<()> 
     Ok(())
 }
 
-async fn whoami(cluster: &LocalCluster, kubeconfig: &PathBuf) -> Result<(String, Vec<String>)> {
+async fn whoami(cluster: &LocalCluster, kubeconfig: &Path) -> Result<(String, Vec<String>)> {
     let mut command = cluster.kubectl_command(kubeconfig);
     let output = command
         .args(["auth", "whoami", "-o", "json"])
@@ -186,7 +186,7 @@ async fn a_user_may_do_what_roles_allow_and_no_more() -> Result<()> {
         })
     })
     .await?;
-    match config_maps.delete("any", &Default::default()).await {
+    match config_maps.delete("any", &DeleteParams::default()).await {
         Err(kube::Error::Api(status)) if status.code == 403 => Ok(()),
         other => bail!("expected to be forbidden, got {other:?}"),
     }

@@ -1,3 +1,10 @@
 //! The admission webhook of OpenSandbox pools.
 
 #![forbid(unsafe_code)]
+
+pub mod admission;
+pub mod cli;
+pub mod facts;
+pub mod metrics;
+pub mod server;
+pub mod serve;

@@ -1,1 +1,76 @@
-fn main() {}
+//! The admission webhook of OpenSandbox pools, and the same rules offline.
+
+#![forbid(unsafe_code)]
+
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use opensandbox_webhook::{cli, serve};
+
+/// Turns a minimal Pool into one with the task-executor, and refuses senseless ones with reasons.
+#[derive(Debug, Parser)]
+#[command(version, about, propagate_version = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    /// Format of the log, which goes to standard error; absent means text on a terminal, else JSON.
+    #[arg(long, global = true, value_enum)]
+    log_format: Option<LogFormat>,
+    /// What is logged: a level (error, warn, info, debug, trace) or a filter such as
+    /// `info,opensandbox_webhook=debug`.
+    #[arg(long, global = true, env = "RUST_LOG", default_value = "info")]
+    log_level: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    Json,
+    Text,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve admission reviews to the API server.
+    Serve(Box<serve::Arguments>),
+    #[command(flatten)]
+    Offline(cli::Command),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match arguments.command {
+        Command::Offline(command) => cli::run(command),
+        Command::Serve(serve) => {
+            if let Err(error) = start(*serve, arguments.log_format, &arguments.log_level) {
+                tracing::error!("{error:#}");
+                return ExitCode::FAILURE;
+            }
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn start(serve: serve::Arguments, format: Option<LogFormat>, level: &str) -> anyhow::Result<()> {
+    start_log(format, level);
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .map_err(|_| anyhow::anyhow!("another crypto provider is installed already"))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(serve::run(serve))
+}
+
+fn start_log(format: Option<LogFormat>, level: &str) {
+    let terminal = std::io::stderr().is_terminal();
+    let filter = tracing_subscriber::EnvFilter::try_new(level);
+    let rejected = filter.as_ref().err().map(ToString::to_string);
+    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json }) {
+        LogFormat::Json => log.json().flatten_event(true).with_current_span(false).init(),
+        LogFormat::Text => log.with_ansi(terminal).init(),
+    }
+    if let Some(error) = rejected {
+        tracing::warn!(level, error, "the log level cannot be read; using info");
+    }
+}

@@ -153,29 +153,30 @@ impl Default for Metrics {
             Unit::Seconds,
             certificate_expiry.clone(),
         );
-        let mut add = Adder(&mut registry);
+        let mut register = Register(&mut registry);
         Self {
-            admission_requests: add.new("admission_requests", "Admission reviews answered"),
-            tls_handshake_failures: add.new(
+            admission_requests: register.add("admission_requests", "Admission reviews answered"),
+            tls_handshake_failures: register.add(
                 "tls_handshake_failures",
                 "Connections that ended before their TLS handshake did",
             ),
-            http_rejections: add.new(
+            http_rejections: register.add(
                 "http_rejections",
                 "Requests refused before any handler saw them",
             ),
-            injections: add.new(
+            injections: register.add(
                 "injections",
                 "Sidecars injected, by where their image came from",
             ),
-            in_flight: add.new(
+            in_flight: register.add(
                 "admission_requests_in_flight",
                 "Admission reviews being read or decided",
             ),
-            connections: add.new("connections", "Open connections of the HTTPS port"),
-            handler_panics: add.new("handler_panics", "Panics caught in admission handlers"),
-            warnings: add.new("warnings", "Admission warnings sent"),
-            config_errors: add.new("config_errors", "Malformed settings objects at the moment"),
+            connections: register.add("connections", "Open connections of the HTTPS port"),
+            handler_panics: register.add("handler_panics", "Panics caught in admission handlers"),
+            warnings: register.add("warnings", "Admission warnings sent"),
+            config_errors: register
+                .add("config_errors", "Malformed settings objects at the moment"),
             admission_duration,
             body_bytes_in_flight,
             certificate_expiry,
@@ -185,10 +186,10 @@ impl Default for Metrics {
 }
 
 /// Makes and registers a metric in one step, so that none can be made and forgotten.
-struct Adder<'a>(&'a mut Registry);
+struct Register<'a>(&'a mut Registry);
 
-impl Adder<'_> {
-    fn new<M: Metric + Clone + Default>(&mut self, name: &str, help: &str) -> M {
+impl Register<'_> {
+    fn add<M: Metric + Clone + Default>(&mut self, name: &str, help: &str) -> M {
         let metric = M::default();
         self.0.register(name, help, metric.clone());
         metric
@@ -222,9 +223,7 @@ impl Metrics {
 
     /// `http_rejections_total{reason}`.
     pub fn rejected(&self, reason: &'static str) {
-        self.http_rejections
-            .get_or_create(&Reason { reason })
-            .inc();
+        self.http_rejections.get_or_create(&Reason { reason }).inc();
     }
 
     /// `certificate_expiry_timestamp_seconds{kind}`: `unix_seconds` is the end of validity of the

@@ -1,5 +1,7 @@
 //! The members of a patch that are instructions, not data.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value};
 
 use super::path::Path;
@@ -62,10 +64,8 @@ impl<'a> Order<'a> {
         field: &str,
         at: &'a Path<'a>,
     ) -> Result<Option<Self>, Error> {
-        let Some((name, value)) = patch
-            .iter()
-            .find(|(name, _)| Member::of(name) == Member::Order(field))
-        else {
+        let name = format!("{SET_ELEMENT_ORDER}/{field}");
+        let Some((name, value)) = patch.get_key_value(&name) else {
             return Ok(None);
         };
         let at = at.member(name);
@@ -106,7 +106,7 @@ pub(super) fn instead(patch: &Map<String, Value>, at: &Path<'_>) -> Result<Optio
 pub(super) fn retained<'a>(
     patch: &'a Map<String, Value>,
     at: &Path<'_>,
-) -> Result<Option<Vec<&'a str>>, Error> {
+) -> Result<Option<HashSet<&'a str>>, Error> {
     let Some(value) = patch.get(RETAIN_KEYS) else {
         return Ok(None);
     };

@@ -316,7 +316,7 @@ fn same_scalars(original: &[Value], patch: &[Value], at: &Path<'_>) -> Result<()
     let mut wanted = None;
     for (document, index, item) in original.chain(patch) {
         let found = type_name(item);
-        let wanted = *wanted.get_or_insert(if is_key(item) { found } else { "a string" });
+        let wanted = *wanted.get_or_insert_with(|| if is_key(item) { found } else { "a string" });
         if found != wanted {
             return Err(at.error(Fault::WrongElement {
                 document,

@@ -10,7 +10,7 @@
 //! `kubectl patch --type=strategic` and upstream's controller run:
 //!
 //! - Objects merge member by member; `null` removes a member.
-//! - A list with a merge key ([`merge_keys`]) merges element by element, a list of scalars with the
+//! - A list with a merge key (such as `name` of containers) merges element by element, a list of scalars with the
 //!   strategy `merge` becomes a set, every other list is replaced as a whole.
 //! - `$patch: delete` in a list element removes the element with that key, in an object it empties
 //!   the object; `$patch: replace` takes the patch instead of merging. `$patch: merge` is refused, as

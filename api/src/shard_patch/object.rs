@@ -26,6 +26,9 @@ pub(super) fn merge(
         None => {}
     }
     retain(original, patch, at)?;
+    if patch.values().any(Value::is_null) {
+        original.retain(|name, _| !patch.get(name).is_some_and(Value::is_null));
+    }
     for (name, value) in patch {
         match Member::of(name) {
             Member::Data => merge_member(original, name, value, patch, of, at)?,
@@ -70,14 +73,14 @@ fn retain(
         return Ok(());
     };
     let stray = patch.iter().find(|(name, value)| {
-        Member::of(name) == Member::Data && !value.is_null() && !names.contains(&name.as_str())
+        Member::of(name) == Member::Data && !value.is_null() && !names.contains(name.as_str())
     });
     if let Some((field, _)) = stray {
         return Err(at.error(Fault::NotRetained {
             field: field.clone(),
         }));
     }
-    original.retain(|name, _| names.contains(&name.as_str()));
+    original.retain(|name, _| names.contains(name.as_str()));
     Ok(())
 }
 
@@ -92,9 +95,8 @@ fn merge_member(
     let parent = at;
     let at = &at.member(name);
     match (original.get_mut(name), value) {
-        (_, Value::Null) => {
-            original.shift_remove(name);
-        }
+        // Removed before.
+        (_, Value::Null) => {}
         (Some(Value::Object(members)), Value::Object(patch)) => {
             merge(members, patch, of.object(name), at)?;
         }
@@ -117,7 +119,7 @@ fn merge_member(
                 original.insert(name.to_owned(), value);
             }
             None => {
-                original.shift_remove(name);
+                original.remove(name);
             }
         },
     }

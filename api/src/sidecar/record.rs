@@ -45,6 +45,12 @@ impl Record {
         self.added.contains_key(&path.to_string())
     }
 
+    /// Origin of the executor's image, if it is ours.
+    pub fn image_origin(&self) -> Option<&str> {
+        let sidecar = |list: &str| format!("spec.{list}[{}].image", crate::labels::TASK_EXECUTOR);
+        ["containers", "initContainers"].iter().find_map(|list| self.added.get(&sidecar(list))).map(String::as_str)
+    }
+
     /// Origin of the value at this path, if it is ours.
     pub fn origin(&self, path: &Path) -> Option<&str> {
         self.added.get(&path.to_string()).map(String::as_str)

@@ -125,14 +125,19 @@ fn shard_patches(problems: &mut Problems, spec: &Map<String, Value>) {
         }
         let Some(template) = template else { continue };
         match shard_patch::apply(template, patch, Kind::PodTemplate) {
-            Err(error) => problems.invalid(Stage::Webhook, path, patch, format!("cannot be merged into the template: {error}")),
+            Err(error) => bad_patch(problems, path, format!("cannot be merged into the template: {error}")),
             Ok(pod) => {
                 if !pod.pointer("/spec/containers").and_then(Value::as_array).is_some_and(|list| !list.is_empty()) {
-                    problems.invalid(Stage::Webhook, path, patch, "leaves the pod without containers; keep at least one");
+                    bad_patch(problems, path, "leaves the pod without containers; keep at least one".to_owned());
                 }
             }
         }
     }
+}
+
+/// A patch may hold secrets, so it is told by its path alone.
+fn bad_patch(problems: &mut Problems, path: String, detail: String) {
+    problems.push(Stage::Webhook, path, Fault::Invalid(super::NOT_SHOWN.to_owned()), detail);
 }
 
 /// The base task and every patched one.
@@ -177,13 +182,13 @@ fn patched_task(problems: &mut Problems, path: &str, template: &Value, patch: &V
     let task = match shard_patch::apply(template, patch, Kind::TaskTemplate) {
         Ok(task) => task,
         Err(error) => {
-            problems.invalid(Stage::Webhook, path, patch, format!("cannot be merged into taskTemplate: {error}"));
+            bad_patch(problems, path.to_owned(), format!("cannot be merged into taskTemplate: {error}"));
             return;
         }
     };
     match &task {
         Value::Object(fields) => task_shape(problems, Stage::Webhook, path, fields),
-        _ => problems.invalid(Stage::Webhook, path, patch, "must leave an object"),
+        _ => bad_patch(problems, path.to_owned(), "must leave an object".to_owned()),
     }
     if !has_command(&task) {
         problems.required(
@@ -242,7 +247,7 @@ fn environment(problems: &mut Problems, stage: Stage, path: &str, process: &Map<
             problems.push(
                 stage,
                 format!("{path}.value"),
-                Fault::Invalid("(not shown)".to_owned()),
+                Fault::Invalid(super::NOT_SHOWN.to_owned()),
                 "must be a string; put numbers and booleans in quotes",
             );
         }

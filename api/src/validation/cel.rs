@@ -1,8 +1,8 @@
 //! The rules that the API server checks itself, as CEL in the CRDs.
 //!
 //! One table a kind; each entry names the place in the schema it is attached to. The same rules in
-//! Rust are in the sibling modules, and a property test compares the two. Messages are made with
-//! `messageExpression`, so that they carry the values; `message` is what is printed if that fails.
+//! Rust are in the sibling modules, and a property test compares the two. Messages are
+//! fixed texts: the API server prices `string(number)` in a `messageExpression` beyond its budget.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde_json::{Value, json};
@@ -16,26 +16,26 @@ pub struct CelRule {
     pub rule: &'static str,
     /// Printed when it is false.
     pub message: &'static str,
-    /// An expression that makes a better message, with values.
-    pub message_expression: Option<&'static str>,
     /// Child field that the problem is reported at, such as `.bufferMin`.
     pub field_path: Option<&'static str>,
+    /// Reason of the problem as the API server names it; absent means `FieldValueInvalid`.
+    pub reason: Option<&'static str>,
     /// Whether `oldSelf` is optional, so that the rule also runs on create.
     pub optional_old_self: bool,
 }
 
 const fn rule(at: &'static str, rule: &'static str, message: &'static str) -> CelRule {
-    CelRule { at, rule, message, message_expression: None, field_path: None, optional_old_self: false }
+    CelRule { at, rule, message, field_path: None, reason: None, optional_old_self: false }
 }
 
 impl CelRule {
-    const fn says(mut self, expression: &'static str) -> Self {
-        self.message_expression = Some(expression);
+    const fn on(mut self, field_path: &'static str) -> Self {
+        self.field_path = Some(field_path);
         self
     }
 
-    const fn on(mut self, field_path: &'static str) -> Self {
-        self.field_path = Some(field_path);
+    const fn required(mut self) -> Self {
+        self.reason = Some("FieldValueRequired");
         self
     }
 
@@ -55,7 +55,8 @@ const CONTAINERS: CelRule = rule(
     "spec.template",
     "has(self.spec) && has(self.spec.containers) && self.spec.containers.size() > 0",
     "spec.containers must list at least one container; add the sandbox's container",
-);
+)
+.required();
 
 /// The rule of both strategies' `maxUnavailable`.
 const MAX_UNAVAILABLE: &str = "type(self) == int ? (self > 0 && self <= 2147483647) : self.matches('^(100|[1-9][0-9]?)%$')";
@@ -68,22 +69,21 @@ pub const POOL: &[CelRule] = &[
     rule(
         "spec",
         "has(self.template)",
-        "template is required; give the pods of the pool in spec.template",
-    ),
+        "template must give the pods of the pool",
+    )
+    .required(),
     CONTAINERS,
     rule(
         "spec.capacitySpec",
         "self.bufferMin <= self.bufferMax",
         "bufferMin must not be greater than bufferMax; lower bufferMin or raise bufferMax",
     )
-    .says("'bufferMin (' + string(self.bufferMin) + ') must not be greater than bufferMax (' + string(self.bufferMax) + '); lower bufferMin or raise bufferMax'")
     .on(".bufferMin"),
     rule(
         "spec.capacitySpec",
         "self.poolMin <= self.poolMax",
         "poolMin must not be greater than poolMax; lower poolMin or raise poolMax",
     )
-    .says("'poolMin (' + string(self.poolMin) + ') must not be greater than poolMax (' + string(self.poolMax) + '); lower poolMin or raise poolMax'")
     .on(".poolMin"),
     rule("spec.scaleStrategy.maxUnavailable", MAX_UNAVAILABLE, MAX_UNAVAILABLE_MESSAGE),
     rule("spec.updateStrategy.maxUnavailable", MAX_UNAVAILABLE, MAX_UNAVAILABLE_MESSAGE),
@@ -96,7 +96,8 @@ pub const BATCH_SANDBOX: &[CelRule] = &[
         "spec",
         "(has(self.poolRef) && self.poolRef != '') || has(self.template)",
         "one of poolRef and template is required; name a Pool in poolRef, let one be chosen with '*', or give the pod in template",
-    ),
+    )
+    .required(),
     // Update: the operator replaces `*` by the name it chose, and the template stays.
     rule(
         "spec",
@@ -141,11 +142,27 @@ pub fn attach(crd: CustomResourceDefinition, rules: &[CelRule]) -> CustomResourc
     let mut raw = serde_json::to_value(crd).expect("a CRD is plain data");
     let versions = raw["spec"]["versions"].as_array_mut().expect("a CRD has versions");
     for version in versions {
+        let schema = &mut version["schema"]["openAPIV3Schema"];
+        bound_integers(schema);
         for rule in rules {
-            attach_one(&mut version["schema"]["openAPIV3Schema"], rule);
+            attach_one(schema, rule);
         }
     }
     serde_json::from_value(raw).expect("rules are part of a CRD's schema")
+}
+
+/// `format: int32` is a hint to the API server; the bound itself must be spelt out.
+fn bound_integers(schema: &mut Value) {
+    match schema {
+        Value::Object(map) => {
+            if map.get("format").and_then(Value::as_str) == Some("int32") && !map.contains_key("maximum") {
+                map.insert("maximum".to_owned(), json!(i32::MAX));
+            }
+            map.values_mut().for_each(bound_integers);
+        }
+        Value::Array(items) => items.iter_mut().for_each(bound_integers),
+        _ => {}
+    }
 }
 
 fn attach_one(root: &mut Value, rule: &CelRule) {
@@ -153,11 +170,11 @@ fn attach_one(root: &mut Value, rule: &CelRule) {
         rule.at.split('.').filter(|part| !part.is_empty()).fold(String::new(), |path, part| path + "/properties/" + part);
     let node = root.pointer_mut(&pointer).and_then(Value::as_object_mut).expect("rules name fields of the schema");
     let mut entry = json!({ "rule": rule.rule, "message": rule.message });
-    if let Some(expression) = rule.message_expression {
-        entry["messageExpression"] = json!(expression);
-    }
     if let Some(path) = rule.field_path {
         entry["fieldPath"] = json!(path);
+    }
+    if let Some(reason) = rule.reason {
+        entry["reason"] = json!(reason);
     }
     if rule.optional_old_self {
         entry["optionalOldSelf"] = json!(true);

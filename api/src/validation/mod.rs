@@ -109,6 +109,9 @@ impl Problems {
     }
 }
 
+/// What stands in a message for a value that may be a secret.
+pub(crate) const NOT_SHOWN: &str = "(not shown)";
+
 /// A value as it is shown in a message: compact JSON, cut where it is long.
 pub(crate) fn shown(value: &Value) -> String {
     const LONGEST: usize = 80;

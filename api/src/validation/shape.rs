@@ -22,7 +22,11 @@ fn type_name(value: &Value) -> &'static str {
 }
 
 fn wrong_type(problems: &mut Problems, stage: Stage, path: &str, value: &Value, wanted: &str) {
-    problems.invalid(stage, path, value, format!("must be {wanted}, not {}", type_name(value)));
+    // What stands in an environment, or in a patch of one, may be a secret and is never shown.
+    let secret = path.contains(".env[") || path.contains("atches[");
+    let shown = if secret { super::NOT_SHOWN.to_owned() } else { super::shown(value) };
+    let detail = format!("must be {wanted}, not {}", type_name(value));
+    problems.push(stage, path, super::Fault::Invalid(shown), detail);
 }
 
 /// An object, or a problem. Absent is `None` without one.

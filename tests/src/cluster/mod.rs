@@ -3,7 +3,7 @@
 //! service account `default`, one that is deleted stays Terminating, owner references delete
 //! nothing, and the aggregated roles (`view`, `edit`, `admin`) allow nothing.
 //!
-//! Here is how it is started, stopped and restarted; [`access`] is how one gets at it.
+//! Here is how it is started, stopped and restarted; `access.rs` is how one gets at it.
 //!
 //! Tests of one process share [`shared`] and keep apart by namespaces; a test that stops the API
 //! server or needs special arguments starts its own with [`LocalCluster::start`].
@@ -22,8 +22,8 @@ use tokio::sync::{Mutex, OnceCell};
 pub use self::access::{TestNamespace, client_of};
 
 use crate::component::{
-    self, API_SERVER_IDENTITY, API_SERVER_NAMES, Audit, Component, KUBE_API_SERVER,
-    KUBELET_CLIENT_IDENTITY, Layout, Pki, Ports, TOKEN_IDENTITY,
+    self, API_SERVER_IDENTITY, API_SERVER_NAMES, Audit, Component, ETCD_CLIENT_IDENTITY,
+    ETCD_IDENTITY, KUBE_API_SERVER, KUBELET_CLIENT_IDENTITY, Layout, Pki, Ports, TOKEN_IDENTITY,
 };
 use crate::credentials::{self, Authority, Login, kubeconfig, write_private};
 use crate::guard::Guard;
@@ -387,6 +387,14 @@ fn write_pki(directory: &Path, authority: &Authority) -> Result<Pki> {
     let pki = Pki::new(directory.to_owned());
     write_private(pki.authority(), &authority.pem())?;
     let identities = [
+        (
+            ETCD_IDENTITY,
+            authority.server(ETCD_IDENTITY, &["127.0.0.1"])?,
+        ),
+        (
+            ETCD_CLIENT_IDENTITY,
+            authority.user(ETCD_CLIENT_IDENTITY, &[])?,
+        ),
         (
             API_SERVER_IDENTITY,
             authority.server(API_SERVER_IDENTITY, &API_SERVER_NAMES)?,

@@ -5,13 +5,14 @@
 //! the near end: it starts the guard, sends requests, and hands on what the guard tells. Nothing in
 //! it belongs to a tokio runtime, so one guard serves tests that each have their own.
 
+mod abandoned;
 mod protocol;
 pub mod supervise;
 
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
@@ -79,9 +80,17 @@ impl Guard {
         });
         let (end, ended) = mpsc::channel();
         let reader = Arc::clone(&link);
+        let cleaned = directory.clone();
         std::thread::Builder::new()
             .name("cluster-guard".to_owned())
-            .spawn(move || reader.read(output, child, &end))?;
+            .spawn(move || {
+                reader.read(output);
+                child.wait().ok();
+                // Does nothing unless the guard was killed.
+                abandoned::clean_up(&cleaned);
+                reader.end();
+                end.send(()).ok();
+            })?;
         Ok(Self {
             link,
             directory,
@@ -187,7 +196,7 @@ impl Link {
     }
 
     /// Hands on what the guard tells, until it ends.
-    fn read(&self, output: BufReader<ChildStdout>, mut child: Child, end: &mpsc::Sender<()>) {
+    fn read(&self, output: BufReader<ChildStdout>) {
         for message in output.lines().map_while(Result::ok) {
             match serde_json::from_str(&message) {
                 Ok(Message::Started(id, pid)) => self.answer(id, Ok(pid)),
@@ -203,11 +212,12 @@ impl Link {
                 Ok(Message::Ready { .. }) | Err(_) => {}
             }
         }
-        child.wait().ok();
-        // Whoever still waits for an answer or an end sees that there will be none.
-        *self.shared() = Shared::default();
+    }
+
+    /// Whoever still waits for an answer or an end sees that there will be none.
+    fn end(&self) {
         self.close();
-        end.send(()).ok();
+        *self.shared() = Shared::default();
     }
 
     fn answer(&self, id: Id, answer: Result<i32, String>) {

@@ -2,9 +2,9 @@
 //! deletes its directory, when its standard input closes or a signal asks it to end. A pipe closes
 //! whatever way its writer ended, SIGKILL included, which is why this is a process of its own.
 //!
-//! What if the guard is killed? Each program is started through [`become_program`], which has the
-//! kernel kill it when the guard dies; the directory is deleted by the next guard, which sees that
-//! nobody holds the lock in it.
+//! What if the guard is killed? Each program is started through `become_program`, which has the
+//! kernel kill it when the guard dies; the rest is cleaned up by the test that it guarded or, if that
+//! is gone too, by the next guard (see `abandoned.rs`).
 //!
 //! Everything happens on the main thread: the kernel sends the parent-death signal when the *thread*
 //! that started a program ends.
@@ -32,12 +32,9 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::net::unix::pipe;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::abandoned::{self, Directory};
 use super::protocol::{Exit, Id, Message, Request, Start};
 
-/// Directories of guards carry this prefix.
-const DIRECTORY_PREFIX: &str = "opensandbox-cluster-";
-/// Held locked by the guard a directory belongs to.
-const LOCK_FILE: &str = "guard.lock";
 /// First argument that turns the guard into a program under its protection.
 const BECOME: &str = "become";
 /// How much of a log is told when its program ends.
@@ -64,13 +61,16 @@ pub fn main() -> Result<()> {
     setsid().context("start a session")?;
     // What a program leaves behind when it ends becomes a child of the guard, which ends it.
     prctl::set_child_subreaper(true).context("become the reaper of orphans")?;
-    let directory = Directory::create(Path::new(&first))?;
+    let base = Path::new(&first);
+    abandoned::clean_up_all(base);
+    let directory = Directory::create(base)
+        .with_context(|| format!("create a directory in {}", base.display()))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let served = runtime.block_on(serve(&directory.path));
     end_orphans();
-    directory.remove()?;
+    directory.remove().context("remove the directory")?;
     served
 }
 
@@ -95,7 +95,7 @@ async fn serve(directory: &Path) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
-    let mut programs = Programs::default();
+    let mut programs = Programs::new(directory);
     tell(&Message::Ready {
         directory: directory.to_owned(),
     });
@@ -139,13 +139,21 @@ enum Event {
     GraceOver(Id),
 }
 
-#[derive(Default)]
 struct Programs {
+    directory: PathBuf,
     running: BTreeMap<Id, Running>,
     events: FuturesUnordered<BoxFuture<'static, Event>>,
 }
 
 impl Programs {
+    fn new(directory: &Path) -> Self {
+        Self {
+            directory: directory.to_owned(),
+            running: BTreeMap::new(),
+            events: FuturesUnordered::new(),
+        }
+    }
+
     fn handle(&mut self, request: Request) {
         match request {
             Request::Start(id, start) => match self.start(id, start) {
@@ -177,6 +185,7 @@ impl Programs {
             .arg(&start.program)
             .args(&start.args)
             .envs(&start.env)
+            .env(abandoned::VARIABLE, &self.directory)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -306,54 +315,6 @@ fn end_orphans() {
             Ok(_) | Err(Errno::EINTR) => {}
             // No child is left.
             Err(_) => return,
-        }
-    }
-}
-
-/// The directory that lives as long as the guard.
-#[derive(Debug)]
-struct Directory {
-    path: PathBuf,
-    lock: File,
-}
-
-impl Directory {
-    fn create(base: &Path) -> Result<Self> {
-        remove_abandoned(base);
-        let path = tempfile::Builder::new()
-            .prefix(DIRECTORY_PREFIX)
-            .tempdir_in(base)
-            .with_context(|| format!("create a directory in {}", base.display()))?
-            .keep();
-        // Locked before it has the name that others look for, so that none of them can take a new
-        // directory for an abandoned one.
-        let unlocked = path.join("guard.lock.new");
-        let lock = File::create(&unlocked)?;
-        lock.lock()?;
-        fs::rename(&unlocked, path.join(LOCK_FILE))?;
-        Ok(Self { path, lock })
-    }
-
-    fn remove(self) -> Result<()> {
-        let Self { path, lock } = self;
-        fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))?;
-        drop(lock);
-        Ok(())
-    }
-}
-
-/// Deletes the directories of guards that were killed.
-fn remove_abandoned(base: &Path) {
-    for entry in fs::read_dir(base).into_iter().flatten().flatten() {
-        if entry
-            .file_name()
-            .to_string_lossy()
-            .starts_with(DIRECTORY_PREFIX)
-            && let Ok(lock) = File::open(entry.path().join(LOCK_FILE))
-            && lock.try_lock().is_ok()
-        {
-            // Another guard may be doing the same, or the directory is somebody else's.
-            fs::remove_dir_all(entry.path()).ok();
         }
     }
 }

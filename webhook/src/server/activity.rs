@@ -245,7 +245,7 @@ mod tests {
 
     const PATIENCE: Patience = Patience {
         header: Duration::from_secs(5),
-        idle: Duration::from_secs(180),
+        idle: Duration::from_mins(3),
         write: Duration::from_secs(10),
     };
 
@@ -310,7 +310,7 @@ mod tests {
         let start = Instant::now();
         let activity = Arc::new(Activity::new(start));
         drop(InFlight::begin(&activity));
-        let closing = start + Duration::from_secs(60);
+        let closing = start + Duration::from_mins(1);
         assert_eq!(
             activity.due(&PATIENCE, Some(closing)),
             Some((closing + PATIENCE.header, Cause::Idle))

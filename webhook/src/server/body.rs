@@ -40,15 +40,14 @@ impl Budget {
 
     async fn reserve(&self, bytes: u32) -> Result<Reservation, Rejection> {
         let free = Arc::clone(&self.bytes).try_acquire_many_owned(bytes);
-        let permit = match free {
-            Ok(permit) => permit,
-            Err(_) => {
-                let acquire = Arc::clone(&self.bytes).acquire_many_owned(bytes);
-                tokio::time::timeout(self.wait, acquire)
-                    .await
-                    .map_err(|_| Rejection::Busy)?
-                    .expect("the semaphore of the budget is never closed")
-            }
+        let permit = if let Ok(permit) = free {
+            permit
+        } else {
+            let acquire = Arc::clone(&self.bytes).acquire_many_owned(bytes);
+            tokio::time::timeout(self.wait, acquire)
+                .await
+                .map_err(|_| Rejection::Busy)?
+                .expect("the semaphore of the budget is never closed")
         };
         self.gauge.inc_by(i64::from(bytes));
         Ok(Reservation {

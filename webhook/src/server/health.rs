@@ -5,10 +5,11 @@
 //! mean.
 
 use std::fmt::Write;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, StatusCode};
+use hyper::body::Incoming;
 
 use super::connection::Respond;
 use super::rejection::{Answer, Rejection, text, typed};
@@ -84,7 +85,7 @@ impl Readiness {
         (ready, report)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Entry>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Entry>> {
         // Every change below is a single assignment, so a poisoned list is still a whole one.
         self.checks.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -159,7 +160,7 @@ pub(super) fn healthy() -> Answer {
 }
 
 impl Respond for Probes {
-    async fn respond<B: Send>(&self, request: Request<B>) -> Answer {
+    async fn respond(&self, request: Request<Incoming>) -> Answer {
         self.answer(request.method(), request.uri().path())
     }
 }

@@ -22,7 +22,7 @@ pub(super) enum Rejection {
     Method(&'static str),
     ContentType,
     TooLarge,
-    /// The bound on bodies in flight was not free within the wait limit.
+    /// Too many requests in flight, or no memory for the body within the wait limit.
     Busy,
     /// The body did not arrive within the read limit.
     BodyTimeout,
@@ -71,7 +71,7 @@ impl Rejection {
             Self::Busy => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "ServiceUnavailable",
-                "too many large reviews at once, try again",
+                "too many reviews at once, try again",
             ),
             Self::BodyTimeout => (
                 StatusCode::REQUEST_TIMEOUT,

@@ -54,13 +54,12 @@ pub(super) fn failure_reason(error: &io::Error) -> &'static str {
         Some(TlsError::AlertReceived(_)) => "refused_by_client",
         Some(TlsError::InvalidMessage(_) | TlsError::InappropriateMessage { .. }) => "not_tls",
         Some(TlsError::PeerIncompatible(_) | TlsError::NoApplicationProtocol) => "incompatible",
-        Some(_) => "other",
         // Port scans and TCP health checks connect and leave.
         None if error.kind() == io::ErrorKind::UnexpectedEof
             || error.kind() == io::ErrorKind::ConnectionReset =>
         {
             "closed"
         }
-        None => "other",
+        Some(_) | None => "other",
     }
 }

@@ -1,0 +1,619 @@
+//! The invariant of `plan` under random interleavings: several replicas whose reads and writes
+//! overlap in any order, crashes, failed reads, a Secret that is deleted, replaced or spoilt,
+//! bundles and configurations that others take away, and clocks that jump.
+
+#![expect(clippy::tests_outside_test_module, reason = "integration test")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use opensandbox_certs::bundle::Fingerprint;
+use opensandbox_certs::clock::Now;
+use opensandbox_certs::ledger::{Ca, Change, Ledger};
+use opensandbox_certs::plan::{Bundles, Held, Memory, Secret, Step, Timing, View, plan};
+use proptest::prelude::*;
+
+const REPLICAS: usize = 3;
+/// Webhooks of each configuration.
+const CONFIGURATIONS: [usize; 2] = [2, 1];
+
+fn timing() -> Timing {
+    Timing {
+        authority: Duration::from_secs(600),
+        leaf: Duration::from_secs(60),
+        skew: Duration::from_secs(30),
+        settle: Duration::from_secs(10),
+        slack: Duration::from_secs(20),
+        check_interval: Duration::from_secs(5),
+        ..Timing::default()
+    }
+}
+
+type Entries = Vec<BTreeSet<Fingerprint>>;
+
+/// What a configuration said from one moment to another.
+#[derive(Debug, Clone)]
+struct Version {
+    entries: Entries,
+    /// Written by somebody else: nobody can promise that it verifies anything.
+    foreign: bool,
+    until: Option<Duration>,
+}
+
+#[derive(Debug, Default)]
+struct Configuration {
+    resource_version: u64,
+    exists: bool,
+    history: Vec<Version>,
+}
+
+#[derive(Debug, Clone)]
+struct Stored {
+    resource_version: u64,
+    ledger: Ledger,
+    malformed: bool,
+    rotate: Option<String>,
+    /// Written by somebody else.
+    foreign: bool,
+}
+
+#[derive(Debug, Default)]
+struct Replica {
+    memory: Memory,
+    published: bool,
+    read_secret: Duration,
+    /// Configurations read in this pass: version and content; `None` for a missing one.
+    read: Vec<Option<(u64, Entries)>>,
+    failed_reads: bool,
+    pending: Option<(Step, Option<u64>, Ledger)>,
+}
+
+#[derive(Debug)]
+struct World {
+    mono: Duration,
+    jumped: SignedDuration,
+    secret: Option<Stored>,
+    configurations: Vec<Configuration>,
+    replicas: Vec<Option<Replica>>,
+    authorities: BTreeMap<Fingerprint, Ca>,
+    versions: u64,
+    rotations: u32,
+    backup: Entries,
+    promotions: u32,
+    drops: u32,
+    unchecked: bool,
+}
+
+#[derive(Debug, Clone)]
+enum Action {
+    Advance(u64),
+    Step(usize, bool),
+    Pass(usize),
+    Crash(usize),
+    Start(usize),
+    DeleteSecret,
+    ReplaceSecret,
+    SpoilSecret,
+    WipeBundle(usize),
+    RestoreBundle(usize),
+    DeleteConfiguration(usize),
+    CreateConfiguration(usize),
+    Jump(i64),
+    Rotate,
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    let replica = 0..REPLICAS;
+    let configuration = 0..CONFIGURATIONS.len();
+    prop_oneof![
+        12 => (1_u64..20).prop_map(Action::Advance),
+        2 => (20_u64..300).prop_map(Action::Advance),
+        40 => (replica.clone(), prop::bool::weighted(0.05)).prop_map(|(r, f)| Action::Step(r, f)),
+        10 => replica.clone().prop_map(Action::Pass),
+        2 => replica.clone().prop_map(Action::Crash),
+        4 => replica.prop_map(Action::Start),
+        1 => Just(Action::DeleteSecret),
+        1 => Just(Action::ReplaceSecret),
+        1 => Just(Action::SpoilSecret),
+        1 => configuration.clone().prop_map(Action::WipeBundle),
+        1 => configuration.clone().prop_map(Action::RestoreBundle),
+        1 => configuration.clone().prop_map(Action::DeleteConfiguration),
+        2 => configuration.prop_map(Action::CreateConfiguration),
+        1 => (-2000_i64..2000).prop_map(Action::Jump),
+        3 => Just(Action::Rotate),
+    ]
+}
+
+impl World {
+    fn new() -> Self {
+        let mut world = Self {
+            mono: Duration::from_secs(1000),
+            jumped: SignedDuration::ZERO,
+            secret: None,
+            configurations: Vec::new(),
+            replicas: (0..REPLICAS).map(|_| None).collect(),
+            authorities: BTreeMap::new(),
+            versions: 0,
+            rotations: 0,
+            backup: Vec::new(),
+            promotions: 0,
+            drops: 0,
+            unchecked: false,
+        };
+        for webhooks in CONFIGURATIONS {
+            world.configurations.push(Configuration::default());
+            let index = world.configurations.len() - 1;
+            world.write(index, vec![BTreeSet::new(); webhooks], true);
+        }
+        world
+    }
+
+    fn now(&self) -> Now {
+        let start: Timestamp = "2026-01-01T00:00:00Z".parse().expect("a time");
+        let passed = SignedDuration::try_from(self.mono).expect("small");
+        Now {
+            wall: start + passed + self.jumped,
+            mono: self.mono,
+        }
+    }
+
+    fn version(&mut self) -> u64 {
+        self.versions += 1;
+        self.versions
+    }
+
+    fn write(&mut self, index: usize, entries: Entries, foreign: bool) {
+        let version = self.version();
+        let mono = self.mono;
+        let configuration = &mut self.configurations[index];
+        configuration.resource_version = version;
+        configuration.exists = true;
+        if let Some(last) = configuration.history.last_mut() {
+            last.until.get_or_insert(mono);
+        }
+        configuration.history.push(Version {
+            entries,
+            foreign,
+            until: None,
+        });
+    }
+
+    fn make(&mut self) -> Ca {
+        let mut bytes = [0; 32];
+        let number = self.authorities.len() as u64 + 1;
+        bytes[..8].copy_from_slice(&number.to_be_bytes());
+        let wall = self.now().wall;
+        let ca = Ca {
+            id: Fingerprint::from_bytes(bytes),
+            not_before: wall - timing().skew,
+            not_after: wall + timing().authority,
+        };
+        self.authorities.insert(ca.id, ca.clone());
+        ca
+    }
+
+    /// One read or one write of a replica.
+    fn step(&mut self, index: usize, fail: bool) {
+        let Some(mut replica) = self.replicas[index].take() else {
+            return;
+        };
+        if let Some((step, version, ledger)) = replica.pending.take() {
+            self.carry_out(&mut replica, step, version, ledger);
+        } else if replica.read.len() < CONFIGURATIONS.len() {
+            let configuration = &self.configurations[replica.read.len()];
+            let read = configuration.exists.then(|| {
+                let last = configuration.history.last().expect("one version");
+                (configuration.resource_version, last.entries.clone())
+            });
+            replica.failed_reads |= fail;
+            replica.read.push(if fail { None } else { read });
+        } else if fail {
+            replica.read.clear();
+            replica.failed_reads = false;
+        } else {
+            self.decide(&mut replica);
+        }
+        self.replicas[index] = Some(replica);
+    }
+
+    fn decide(&mut self, replica: &mut Replica) {
+        let now = self.now();
+        let found = replica.read.iter().flatten();
+        let entries: Entries = found.flat_map(|(_, entries)| entries.clone()).collect();
+        let missing = replica.read.iter().filter(|read| read.is_none()).count();
+        let bundles = Bundles {
+            entries,
+            missing: if replica.failed_reads { 0 } else { missing },
+            complete: !replica.failed_reads,
+            unreadable: false,
+        };
+        let secret = match &self.secret {
+            None => Secret::Absent,
+            Some(stored) => {
+                let ledger = if stored.malformed {
+                    Ledger::default()
+                } else {
+                    stored.ledger.clone()
+                };
+                for ca in ledger.current.iter().chain(&ledger.next) {
+                    replica.memory.keys.insert(ca.id, ca.clone());
+                }
+                Secret::Present {
+                    ledger,
+                    malformed: stored.malformed,
+                    rotate: stored.rotate.clone(),
+                }
+            }
+        };
+        let view = View { bundles, secret };
+        replica.read_secret = self.mono;
+        replica.memory.observe(&view, now);
+        let mut next = plan(&view, &replica.memory, &timing(), now);
+        for _ in 0..3 {
+            let Some(Step::Sign(id)) = next.step else {
+                break;
+            };
+            let ca = &self.authorities[&id];
+            let end = (now.wall + timing().leaf).min(ca.not_after);
+            let leaf = Held::new(id, now.wall - timing().skew, end, now.wall);
+            replica.memory.leaf = Some(leaf);
+            replica.memory.observe(&view, now);
+            next = plan(&view, &replica.memory, &timing(), now);
+        }
+        assert!(
+            !matches!(next.step, Some(Step::Sign(_))),
+            "signs without end"
+        );
+        replica.published = next.published.unwrap_or(replica.published);
+        match next.step {
+            None => {
+                replica.read.clear();
+                replica.failed_reads = false;
+            }
+            Some(step) => {
+                let version = self.secret.as_ref().map(|stored| stored.resource_version);
+                let ledger = self.secret.as_ref().map(|stored| stored.ledger.clone());
+                replica.pending = Some((step, version, ledger.unwrap_or_default()));
+            }
+        }
+    }
+
+    fn carry_out(
+        &mut self,
+        replica: &mut Replica,
+        step: Step,
+        version: Option<u64>,
+        published: Ledger,
+    ) {
+        let read = std::mem::take(&mut replica.read);
+        replica.failed_reads = false;
+        match step {
+            Step::Sign(_) => {}
+            Step::Publish => {
+                let bundle: BTreeSet<_> = published.bundle().into_iter().collect();
+                for (index, read) in read.into_iter().enumerate() {
+                    let Some((version, entries)) = read else {
+                        continue;
+                    };
+                    let configuration = &self.configurations[index];
+                    let same = configuration.exists && configuration.resource_version == version;
+                    if same && entries.iter().any(|entry| *entry != bundle) {
+                        self.write(index, vec![bundle.clone(); entries.len()], false);
+                    }
+                }
+            }
+            Step::Create(ledger, changes) | Step::Update(ledger, changes) => {
+                let stored = self.secret.as_ref().map(|stored| stored.resource_version);
+                let wall = self.now().wall;
+                let mut ledger = ledger;
+                for change in &changes {
+                    let made = matches!(change, Change::NewCurrent | Change::NewNext);
+                    let ca = made.then(|| self.make());
+                    if let Some(ca) = &ca {
+                        replica.memory.keys.insert(ca.id, ca.clone());
+                        replica.memory.made = Some(self.mono);
+                    }
+                    let mut make = || ca.clone().ok_or(());
+                    ledger.apply(change, wall, &mut make).expect("an authority");
+                }
+                if stored != version {
+                    return;
+                }
+                self.promotions += u32::from(changes.contains(&Change::Promote));
+                let dropped = |change: &Change| matches!(change, Change::Drop(_));
+                self.drops += u32::from(changes.iter().any(dropped));
+                let rotate = self.secret.take().and_then(|stored| stored.rotate);
+                self.secret = Some(Stored {
+                    resource_version: self.version(),
+                    ledger,
+                    malformed: false,
+                    rotate,
+                    foreign: false,
+                });
+            }
+        }
+    }
+
+    /// A whole pass, undisturbed: what a timer or a watch event starts.
+    fn pass(&mut self, index: usize) {
+        for _ in 0..60 {
+            self.step(index, false);
+            let Some(replica) = &self.replicas[index] else {
+                return;
+            };
+            if replica.read.is_empty()
+                && replica.pending.is_none()
+                && replica.read_secret == self.mono
+            {
+                return;
+            }
+        }
+        let replica = &self.replicas[index];
+        panic!(
+            "replica {index} never comes to rest: {replica:#?}\n{:#?}",
+            self.secret
+        );
+    }
+
+    fn advance(&mut self, seconds: u64) {
+        for _ in 0..seconds {
+            // The assumption of the invariant: a Secret is read at least once per slack.
+            for index in 0..REPLICAS {
+                let late = self.replicas[index].as_ref().is_some_and(|replica| {
+                    self.mono - replica.read_secret + Duration::from_secs(1) >= timing().slack
+                });
+                if late {
+                    self.pass(index);
+                    self.check();
+                }
+            }
+            self.mono += Duration::from_secs(1);
+            self.check();
+        }
+    }
+
+    /// Whether the action would take both copies of what is trusted, the Secret and the bundles,
+    /// before anybody could repair the first. Then nothing is left that could be kept up.
+    fn loses_both(&self, action: &Action) -> bool {
+        match action {
+            Action::DeleteSecret | Action::ReplaceSecret | Action::SpoilSecret => {
+                let last = |configuration: &Configuration| {
+                    let last = configuration.history.last();
+                    configuration.exists && last.is_some_and(|last| !last.foreign)
+                };
+                !self.configurations.iter().all(last)
+            }
+            Action::WipeBundle(_)
+            | Action::RestoreBundle(_)
+            | Action::DeleteConfiguration(_)
+            | Action::CreateConfiguration(_) => {
+                let secret = self.secret.as_ref();
+                secret.is_none_or(|stored| stored.foreign || stored.malformed)
+            }
+            _ => false,
+        }
+    }
+
+    fn act(&mut self, action: &Action) {
+        match *action {
+            Action::Advance(seconds) => self.advance(seconds),
+            Action::Step(index, fail) => self.step(index, fail),
+            Action::Pass(index) => self.pass(index),
+            Action::Crash(index) => self.replicas[index] = None,
+            Action::Start(index) => {
+                let read_secret = self.mono;
+                self.replicas[index].get_or_insert_with(|| Replica {
+                    read_secret,
+                    ..Replica::default()
+                });
+            }
+            Action::DeleteSecret => self.secret = None,
+            Action::ReplaceSecret => {
+                let ledger = Ledger {
+                    current: Some(self.make()),
+                    ..Ledger::default()
+                };
+                self.secret = Some(Stored {
+                    resource_version: self.version(),
+                    ledger,
+                    malformed: false,
+                    rotate: None,
+                    foreign: true,
+                });
+            }
+            Action::SpoilSecret => {
+                let version = self.version();
+                if let Some(stored) = &mut self.secret {
+                    stored.malformed = true;
+                    stored.resource_version = version;
+                }
+            }
+            Action::WipeBundle(index) if self.configurations[index].exists => {
+                self.write(index, vec![BTreeSet::new(); CONFIGURATIONS[index]], true);
+            }
+            Action::RestoreBundle(index) if self.configurations[index].exists => {
+                let entry = self.backup.first().cloned().unwrap_or_default();
+                self.write(index, vec![entry; CONFIGURATIONS[index]], true);
+            }
+            Action::DeleteConfiguration(index) => {
+                let mono = self.mono;
+                let configuration = &mut self.configurations[index];
+                configuration.exists = false;
+                if let Some(last) = configuration.history.last_mut() {
+                    last.until.get_or_insert(mono);
+                }
+            }
+            Action::CreateConfiguration(index) if !self.configurations[index].exists => {
+                self.write(index, vec![BTreeSet::new(); CONFIGURATIONS[index]], true);
+            }
+            Action::Jump(seconds) => self.jumped += SignedDuration::from_secs(seconds),
+            Action::Rotate => {
+                self.rotations += 1;
+                let version = self.version();
+                if let Some(stored) = &mut self.secret {
+                    stored.rotate = Some(self.rotations.to_string());
+                    stored.resource_version = version;
+                }
+                let last = self.configurations[0].history.last();
+                self.backup = last.map(|last| last.entries.clone()).unwrap_or_default();
+            }
+            Action::WipeBundle(_) | Action::RestoreBundle(_) | Action::CreateConfiguration(_) => {}
+        }
+    }
+
+    /// Whatever an API server may still believe verifies whatever a ready replica serves.
+    fn check(&self) {
+        if self.unchecked {
+            return;
+        }
+        let believed = self.mono.saturating_sub(timing().settle);
+        for (index, replica) in self.replicas.iter().enumerate() {
+            let Some(replica) = replica else { continue };
+            let (Some(leaf), true) = (&replica.memory.leaf, replica.published) else {
+                continue;
+            };
+            for configuration in &self.configurations {
+                for version in &configuration.history {
+                    if version.foreign || version.until.is_some_and(|until| until <= believed) {
+                        continue;
+                    }
+                    for entry in &version.entries {
+                        assert!(
+                            entry.contains(&leaf.ca),
+                            "replica {index} serves {leaf:?}, an API server may trust {entry:?}; {:#?}",
+                            self.secret
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    /// Left alone, everything becomes well and then nothing is written any more.
+    fn settle_down(&mut self) {
+        for index in 0..CONFIGURATIONS.len() {
+            self.act(&Action::CreateConfiguration(index));
+        }
+        for index in 0..REPLICAS {
+            self.act(&Action::Start(index));
+        }
+        let quiet = timing().overlap().as_secs() * 3;
+        for _ in 0..quiet {
+            for index in 0..REPLICAS {
+                self.pass(index);
+                self.check();
+            }
+            self.advance(1);
+        }
+        // An authority may just be due; its rotation is over within the overlap.
+        for _ in 0..quiet {
+            let stored = self.secret.as_ref().expect("the Secret exists");
+            if stored.ledger.next.is_none() && stored.ledger.retired.is_empty() {
+                break;
+            }
+            for index in 0..REPLICAS {
+                self.pass(index);
+                self.check();
+            }
+            self.advance(1);
+        }
+        let now = self.now();
+        let stored = self.secret.as_ref().expect("the Secret exists");
+        let current = stored.ledger.current.as_ref().expect("one authority signs");
+        assert!(current.valid_at(now.wall), "{stored:#?} at {now:?}");
+        assert!(stored.ledger.next.is_none(), "{stored:#?} at {now:?}");
+        assert!(stored.ledger.retired.is_empty(), "{stored:#?} at {now:?}");
+        for replica in self.replicas.iter().flatten() {
+            let leaf = replica.memory.leaf.as_ref().expect("a leaf");
+            assert_eq!(leaf.ca, current.id);
+            assert!(leaf.valid_at(now.wall) && replica.published, "{replica:#?}");
+        }
+        for configuration in &self.configurations {
+            let last = configuration.history.last().expect("one version");
+            for entry in &last.entries {
+                assert_eq!(*entry, BTreeSet::from([current.id]));
+            }
+        }
+        // Unless the authority has become due this very moment.
+        let due = current.not_before + (timing().skew + timing().authority) / 5 * 4;
+        let versions = self.versions;
+        if now.wall >= due {
+            return;
+        }
+        for index in 0..REPLICAS {
+            self.pass(index);
+        }
+        assert_eq!(self.versions, versions, "writes at idle");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_leaf_verifies_at_every_step_and_all_ends_well(
+        actions in prop::collection::vec(action(), 1..250)
+    ) {
+        let mut world = World::new();
+        for action in &actions {
+            if !world.loses_both(action) {
+                world.act(action);
+                world.check();
+            }
+        }
+        world.settle_down();
+    }
+
+    #[test]
+    fn all_ends_well_even_when_secret_and_bundles_are_lost_together(
+        actions in prop::collection::vec(action(), 1..150)
+    ) {
+        let mut world = World::new();
+        world.unchecked = true;
+        for action in &actions {
+            world.act(action);
+        }
+        world.settle_down();
+    }
+}
+
+/// Without disturbance: replicas start together, agree, rotate twice on request.
+#[test]
+fn three_replicas_agree_on_one_authority_and_rotate_together() {
+    let mut world = World::new();
+    for index in 0..REPLICAS {
+        world.act(&Action::Start(index));
+    }
+    // Interleaved read by read, so all of them try to create the Secret.
+    for _ in 0..40 {
+        for index in 0..REPLICAS {
+            world.step(index, false);
+            world.check();
+        }
+    }
+    let ready = |world: &World| {
+        let replicas = world.replicas.iter().flatten();
+        replicas.filter(|replica| replica.published).count()
+    };
+    assert_eq!(ready(&world), REPLICAS);
+    assert_eq!(
+        world.promotions, 0,
+        "the first authority needs no promotion"
+    );
+    let first = world.secret.as_ref().map(|stored| stored.ledger.clone());
+    assert!(first.is_some_and(|ledger| ledger.retired.is_empty() && ledger.next.is_none()));
+    for rotation in 1..=2 {
+        world.act(&Action::Rotate);
+        for _ in 0..30 {
+            for index in 0..REPLICAS {
+                world.pass(index);
+                assert_eq!(ready(&world), REPLICAS, "ready throughout");
+            }
+            world.advance(1);
+        }
+        assert_eq!(world.promotions, rotation);
+    }
+    world.settle_down();
+    assert!(world.drops >= 1);
+}
