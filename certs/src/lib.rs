@@ -15,7 +15,7 @@
 //! read configurations, then the Secret -> plan (pure) -> one step -> read again
 //! ```
 //!
-//! `plan` holds the rules and the invariant, `ledger` the shared state, `authority` and `bundle` the
+//! `plan` holds the rules and the invariant, `view` its inputs, `ledger` the shared state, `authority` and `bundle` the
 //! certificates, `secret` and `publish` the objects, `probe` the proof, `resolver` the swap.
 //!
 //! # Permissions
@@ -59,6 +59,7 @@ pub mod publish;
 pub mod resolver;
 pub mod secret;
 pub mod status;
+pub mod view;
 
 pub use resolver::ServingCertificate;
 pub use status::{Status, Trigger};

@@ -24,12 +24,13 @@ use crate::bundle::{self, Fingerprint};
 use crate::clock::{Clock, Now};
 use crate::complaints::{Complaints, chain};
 use crate::ledger::{Change, Ledger};
-use crate::plan::{self, Bundles, Held, Memory, Step, Timing, View, plan};
+use crate::plan::{Step, plan};
 use crate::probe::{self, Endpoint, Goal};
 use crate::publish::{self, Configuration, Target, fingerprints};
 use crate::resolver::ServingCertificate;
 use crate::secret;
 use crate::status::{Board, Status, Trigger, Writer};
+use crate::view::{self, Bundles, Held, Memory, Timing, View};
 
 /// The local look (no call to the API server) that finds an expired leaf after a jump of the clock
 /// or a suspended machine happens at least this often.
@@ -340,11 +341,11 @@ impl<'a> Replica<'a> {
             Err(error) => {
                 observed.clean = false;
                 self.complaints.raise(&topic, chain(&error));
-                plan::Secret::Unknown
+                view::Secret::Unknown
             }
             Ok(None) => {
                 self.complaints.clear(&topic);
-                plan::Secret::Absent
+                view::Secret::Absent
             }
             Ok(Some(found)) => {
                 let parsed = secret::parse(&found, &self.settings.annotation_prefix);
@@ -355,7 +356,7 @@ impl<'a> Replica<'a> {
                     self.complaints.raise(&topic, parsed.problems.join("; "));
                 }
                 self.remember(parsed.authorities, parsed.retired);
-                plan::Secret::Present {
+                view::Secret::Present {
                     ledger: parsed.ledger,
                     malformed: !parsed.problems.is_empty(),
                     rotate: parsed.rotate,
@@ -498,7 +499,7 @@ impl<'a> Replica<'a> {
     }
 
     async fn publish(&self, observed: &Observed) -> Result<(), StepError> {
-        let plan::Secret::Present { ledger, .. } = &observed.view.secret else {
+        let view::Secret::Present { ledger, .. } = &observed.view.secret else {
             return Ok(());
         };
         let bundle = ledger.bundle();

@@ -11,7 +11,8 @@ use jiff::{SignedDuration, Timestamp};
 use opensandbox_certs::bundle::Fingerprint;
 use opensandbox_certs::clock::Now;
 use opensandbox_certs::ledger::{Ca, Change, Ledger};
-use opensandbox_certs::plan::{Bundles, Held, Memory, Secret, Step, Timing, View, plan};
+use opensandbox_certs::plan::{Step, plan};
+use opensandbox_certs::view::{Bundles, Held, Memory, Secret, Timing, View};
 use proptest::prelude::*;
 
 const REPLICAS: usize = 3;

@@ -12,11 +12,13 @@
 
 #![forbid(unsafe_code)]
 
+pub mod balancer;
 pub mod cluster;
 pub mod component;
 pub mod credentials;
 pub mod guard;
 pub mod http;
+pub mod installation;
 pub mod kubernetes;
 pub mod process;
 pub mod programs;

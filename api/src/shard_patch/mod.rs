@@ -46,6 +46,8 @@ mod order;
 mod path;
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;
 
 use serde_json::{Map, Value};

@@ -143,7 +143,7 @@ pub struct BatchSandboxStatus {
     /// What is true of the sandboxes now.
     #[serde(
         default,
-        deserialize_with = "null_as_default",
+        deserialize_with = "crate::conditions::deserialize",
         skip_serializing_if = "Vec::is_empty"
     )]
     #[schemars(schema_with = "schema::conditions")]

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{null_as_default, schema};
+use super::schema;
 
 /// Keeps pods warm so that a sandbox is ready in milliseconds.
 #[derive(Clone, Debug, PartialEq, CustomResource, Deserialize, Serialize, JsonSchema)]
@@ -137,7 +137,7 @@ pub struct PoolStatus {
     /// What is true of the pool now.
     #[serde(
         default,
-        deserialize_with = "null_as_default",
+        deserialize_with = "crate::conditions::deserialize",
         skip_serializing_if = "Vec::is_empty"
     )]
     #[schemars(schema_with = "schema::conditions")]

@@ -113,6 +113,12 @@ pub const BATCH_SANDBOX: &[CelRule] = &[
     )
     .on(".poolRef"),
     CONTAINERS,
+    // Also makes the API server look at the value: without a rule it lets an empty list pass as a time.
+    rule(
+        "spec.expireTime",
+        "self > timestamp('1970-01-01T00:00:00Z')",
+        "must be a time after 1970, as RFC 3339 writes it, such as 2030-01-02T15:04:05Z",
+    ),
     rule(
         "spec.pause",
         "!self",

@@ -109,13 +109,11 @@ impl Guard {
         self.pid
     }
 
-    /// Starts a program.
+    /// Starts a program. What it writes goes to a file in `logs` in the guard's directory.
     ///
     /// # Errors
     /// It cannot be started, or the guard is gone.
     pub async fn run(&self, launch: Launch) -> Result<Program> {
-        let logs = self.directory.join("logs");
-        std::fs::create_dir_all(&logs)?;
         let id = self.link.next.fetch_add(1, Ordering::Relaxed);
         let name = launch.name;
         let start = Start {
@@ -123,7 +121,10 @@ impl Guard {
             args: launch.args,
             env: launch.env,
             working_directory: launch.working_directory,
-            log: logs.join(format!("{name}-{id}.log")),
+            log: self
+                .directory
+                .join(supervise::LOGS)
+                .join(format!("{name}-{id}.log")),
             rank: launch.rank,
             grace_ms: u64::try_from(launch.grace.as_millis()).unwrap_or(u64::MAX),
         };

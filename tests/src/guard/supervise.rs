@@ -35,6 +35,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::abandoned::{self, Directory};
 use super::protocol::{Exit, Id, Message, Request, Start};
 
+/// Where the logs are, in the guard's directory.
+pub(super) const LOGS: &str = "logs";
 /// First argument that turns the guard into a program under its protection.
 const BECOME: &str = "become";
 /// How much of a log is told when its program ends.
@@ -65,6 +67,7 @@ pub fn main() -> Result<()> {
     abandoned::clean_up_all(base);
     let directory = Directory::create(base)
         .with_context(|| format!("create a directory in {}", base.display()))?;
+    fs::create_dir(directory.path.join(LOGS)).context("create the directory of the logs")?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

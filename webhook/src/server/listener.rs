@@ -179,7 +179,7 @@ mod tests {
         let widest = ages
             .iter()
             .zip(ages.iter().skip(1))
-            .map(|(one, next)| *next - *one)
+            .map(|(one, next)| next.saturating_sub(*one))
             .max();
         assert!(widest.unwrap() < Duration::from_secs(3), "no crowding");
     }
