@@ -132,14 +132,14 @@ impl Ledger {
     ) -> Result<(), E> {
         match change {
             Change::NewCurrent => {
-                let made = make()?;
+                let fresh = make()?;
                 self.retire(self.current.as_ref().map(|ca| ca.id), now);
-                self.current = Some(made);
+                self.current = Some(fresh);
             }
             Change::NewNext => {
-                let made = make()?;
+                let fresh = make()?;
                 self.retire(self.next.as_ref().map(|ca| ca.id), now);
-                self.next = Some(made);
+                self.next = Some(fresh);
             }
             Change::Handled(value) => self.handled = Some(value.clone()),
             Change::Promote => {

@@ -63,3 +63,4 @@ pub mod view;
 
 pub use resolver::ServingCertificate;
 pub use status::{Status, Trigger};
+pub use view::Timing;

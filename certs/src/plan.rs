@@ -34,7 +34,8 @@ use jiff::Timestamp;
 use crate::bundle::Fingerprint;
 use crate::clock::{Now, later, until};
 use crate::ledger::{Ca, Change, Ledger, MAX_RETIRED};
-use crate::view::{Bundles, Held, Memory, Secret, Timing, View};
+pub use crate::view::Timing;
+use crate::view::{Bundles, Held, Memory, Secret, View};
 
 /// One step.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -337,3 +338,6 @@ fn published(view: &View, memory: &Memory) -> Option<bool> {
         .complete
         .then(|| bundles.missing == 0 && bundles.everywhere(leaf.ca))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! Proves that calls can succeed: a handshake and one request to the process's own listener,
 //! trusting the published bundle and nothing else, as the API server does.
 //!
-//! In: a [`Goal`] and every change of it; out: the `proved` of the status. Needs a network, no
+//! In: a goal and every change of it; out: the `proved` of the status. Needs a network, no
 //! Kubernetes client. It does not know where bundle and certificate come from.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -164,7 +164,7 @@ pub(crate) async fn keep_proving(
             Goal::Unknown => again,
             Goal::Impossible(reason) => {
                 board.write(Writer::Probe, reason.to_owned(), |status| {
-                    status.proved = true
+                    status.proved = true;
                 });
                 again
             }

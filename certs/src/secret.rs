@@ -164,17 +164,14 @@ pub fn render(
 ) -> Result<Secret, Error> {
     let data = base.data.get_or_insert_default();
     for (keys, ca) in [(CURRENT, &ledger.current), (NEXT, &ledger.next)] {
-        match ca {
-            Some(ca) => {
-                let authority = authorities.get(&ca.id).ok_or(Error::Material(ca.id))?;
-                let (certificate, key) = authority.to_pem();
-                data.insert(keys.0.to_owned(), ByteString(certificate.into_bytes()));
-                data.insert(keys.1.to_owned(), ByteString(key.into_bytes()));
-            }
-            None => {
-                data.remove(keys.0);
-                data.remove(keys.1);
-            }
+        if let Some(ca) = ca {
+            let authority = authorities.get(&ca.id).ok_or(Error::Material(ca.id))?;
+            let (certificate, key) = authority.to_pem();
+            data.insert(keys.0.to_owned(), ByteString(certificate.into_bytes()));
+            data.insert(keys.1.to_owned(), ByteString(key.into_bytes()));
+        } else {
+            data.remove(keys.0);
+            data.remove(keys.1);
         }
     }
     let mut previous = Vec::new();

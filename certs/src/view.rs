@@ -103,6 +103,10 @@ impl Bundles {
 }
 
 /// The Secret as read.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one value per look, and nearly always the large one"
+)]
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Secret {
     /// It could not be read.
@@ -192,7 +196,7 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Takes in what was read; before [`plan`].
+    /// Takes in what was read; before the planner.
     pub fn observe(&mut self, view: &View, now: Now) {
         if let Some(ledger) = view.secret.usable() {
             self.ledger = Some(ledger.clone());

@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
+use crate::administrator::Administrator;
 use crate::balancer::{Backend, Balancer};
 use crate::cluster::LocalCluster;
 use crate::component::free_ports;
@@ -102,6 +103,15 @@ impl Installation {
     /// # Errors
     /// The API server refuses something, or the program does not become ready.
     pub async fn install(cluster: &LocalCluster, settings: Settings) -> Result<Self> {
+        Self::install_as(Administrator::of(cluster), settings).await
+    }
+
+    /// [`Self::install`] by anybody, on a cluster whose API server reaches this machine's loopback
+    /// address.
+    ///
+    /// # Errors
+    /// The API server refuses something, or the program does not become ready.
+    pub async fn install_as(administrator: Administrator<'_>, settings: Settings) -> Result<Self> {
         ensure!(settings.replicas > 0, "an installation has a replica");
         let mut ports = Vec::new();
         for _ in 0..settings.replicas {
@@ -117,15 +127,15 @@ impl Installation {
         };
         let port = balancer.as_ref().map_or(ports[0].0, Balancer::port);
         let address = format!("https://127.0.0.1:{port}");
-        apply_config(cluster, &address).await?;
+        apply(administrator, rendered_as(administrator, Some(&address)).await?).await?;
         let program = match &settings.program {
             Some(program) => program.clone(),
             None => tokio::task::spawn_blocking(programs::webhook).await??,
         };
-        let kubeconfig = cluster.service_account_kubeconfig(NAMESPACE, NAME).await?;
+        let kubeconfig = administrator.service_account_kubeconfig(NAMESPACE, NAME).await?;
         let mut installation = Self { replicas: Vec::new(), address, balancer, settings, kubeconfig, program };
         for (https, probes) in ports {
-            let replica = installation.start(cluster, https, probes).await?;
+            let replica = installation.start(administrator, https, probes).await?;
             installation.replicas.push(replica);
         }
         for replica in &installation.replicas {
@@ -134,14 +144,14 @@ impl Installation {
         Ok(installation)
     }
 
-    async fn start(&self, cluster: &LocalCluster, https: u16, probes: u16) -> Result<Replica> {
+    async fn start(&self, administrator: Administrator<'_>, https: u16, probes: u16) -> Result<Replica> {
         let launch = Launch::new("webhook", &self.program)
             .args(["serve", "--log-format", "json"])
             .args([format!("--bind-address=127.0.0.1:{https}"), format!("--metrics-bind-address=127.0.0.1:{probes}")])
             .args(["--tls-san=127.0.0.1".to_owned(), format!("--kubeconfig={}", self.kubeconfig.display())])
             .args(self.settings.args.iter().cloned())
             .env("POD_NAMESPACE", NAMESPACE);
-        Ok(Replica { program: cluster.guard().run(launch).await?, https, probes })
+        Ok(Replica { program: administrator.guard().run(launch).await?, https, probes })
     }
 
     /// The processes.
@@ -160,7 +170,7 @@ impl Installation {
     /// It cannot be started.
     pub async fn restart(&mut self, cluster: &LocalCluster, index: usize) -> Result<()> {
         let (https, probes) = (self.replicas[index].https, self.replicas[index].probes);
-        self.replicas[index] = self.start(cluster, https, probes).await?;
+        self.replicas[index] = self.start(Administrator::of(cluster), https, probes).await?;
         Ok(())
     }
 
@@ -176,9 +186,19 @@ impl Installation {
 /// # Errors
 /// kustomize fails, or renders what this does not understand.
 pub async fn rendered(cluster: &LocalCluster, address: &str) -> Result<Vec<Value>> {
+    rendered_as(Administrator::of(cluster), Some(address)).await
+}
+
+/// config/default as kustomize renders it; with an address, that stands in place of the Services in
+/// webhook configurations.
+///
+/// # Errors
+/// kustomize fails, or renders what this does not understand.
+pub async fn rendered_as(administrator: Administrator<'_>, address: Option<&str>) -> Result<Vec<Value>> {
     let directory = repository("config/default");
-    let text = cluster.kubectl(&["kustomize", &directory.to_string_lossy()]).await?;
+    let text = administrator.kubectl(&["kustomize", &directory.to_string_lossy()]).await?;
     let mut documents: Vec<Value> = serde_saphyr::from_multiple(&text)?;
+    let Some(address) = address else { return Ok(documents) };
     for document in &mut documents {
         for webhook in document.get_mut("webhooks").and_then(Value::as_array_mut).into_iter().flatten() {
             let path = webhook.pointer("/clientConfig/service/path").and_then(Value::as_str);
@@ -189,14 +209,25 @@ pub async fn rendered(cluster: &LocalCluster, address: &str) -> Result<Vec<Value
     Ok(documents)
 }
 
-async fn apply_config(cluster: &LocalCluster, address: &str) -> Result<()> {
-    let documents = rendered(cluster, address).await?;
+/// Applies documents, CRDs first, and waits until these are served.
+///
+/// # Errors
+/// The API server refuses something.
+pub async fn apply(administrator: Administrator<'_>, documents: Vec<Value>) -> Result<()> {
     let (crds, rest): (Vec<_>, Vec<_>) =
         documents.into_iter().partition(|document| document["kind"] == "CustomResourceDefinition");
     for part in [crds, rest] {
-        let list = json!({ "apiVersion": "v1", "kind": "List", "items": part });
-        cluster.kubectl_with_input(&["apply", "--server-side", "-f", "-"], &list.to_string()).await?;
-        cluster.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"]).await?;
+        let list = list(&part);
+        administrator.kubectl_with_input(&["apply", "--server-side", "-f", "-"], &list).await?;
+        if part.iter().any(|document| document["kind"] == "CustomResourceDefinition") {
+            let wait = ["wait", "--for=condition=Established", "--timeout=30s", "-f", "-"];
+            administrator.kubectl_with_input(&wait, &list).await?;
+        }
     }
     Ok(())
+}
+
+/// Documents as one, the way kubectl takes and prints several.
+pub fn list(documents: &[Value]) -> String {
+    json!({ "apiVersion": "v1", "kind": "List", "items": documents }).to_string()
 }

@@ -8,17 +8,17 @@
 //! one file `kubernetes` and a link to it for each program. Directories are renamed into place when
 //! complete, so what has the name is whole.
 
-use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::fs::{self, File, TryLockError};
-use std::io::{self, BufRead as _, BufReader, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
+
+use crate::progress::{self, Report};
 
 /// The release that `tests/kubernetes/go.mod` pins.
 pub const VERSION: &str = "v1.34.4";
@@ -93,6 +93,17 @@ pub fn ensure_binaries() -> Result<Binaries, Unavailable> {
     match std::env::var_os("KUBEBUILDER_ASSETS") {
         Some(directory) if !directory.is_empty() => assets(Path::new(&directory)),
         _ => cached_or_built(),
+    }
+}
+
+/// The kubectl of this machine if it has one, else ours, see [`ensure_binaries`]. Blocks.
+///
+/// # Errors
+/// What is missing, and the remedies.
+pub fn kubectl() -> Result<PathBuf, Unavailable> {
+    match on_path("kubectl") {
+        Some(kubectl) => Ok(kubectl),
+        None => Ok(ensure_binaries()?.kubectl),
     }
 }
 
@@ -268,7 +279,8 @@ fn build(cache: &Path, directory: &Path) -> io::Result<()> {
 }
 
 fn go_build(source: &Path, output: &Path) -> io::Result<()> {
-    let mut child = Command::new("go")
+    let mut command = Command::new("go");
+    command
         .args(build_arguments())
         .arg("-o")
         .args([output, Path::new(".")])
@@ -278,96 +290,23 @@ fn go_build(source: &Path, output: &Path) -> io::Result<()> {
             ("CGO_ENABLED", "0"),
             ("GOTOOLCHAIN", "local"),
             ("GOWORK", "off"),
-        ])
-        .stdin(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    let stderr = child
-        .stderr
-        .take()
-        .ok_or_else(|| io::Error::other("standard error is a pipe"))?;
-    let (sender, lines) = mpsc::channel();
-    std::thread::spawn(move || {
-        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-            if sender.send(line).is_err() {
-                break;
-            }
-        }
-    });
-
-    let mut progress = Progress::new();
-    let mut last_lines = VecDeque::new();
-    loop {
-        match lines.recv_timeout(Duration::from_secs(1)) {
-            Ok(line) => {
-                // go tells about downloads, compiled packages and errors on the same stream; a
-                // package is a single word.
-                progress.packages += usize::from(!line.contains(' ') && !line.is_empty());
-                if last_lines.len() == ERROR_LINES {
-                    last_lines.pop_front();
-                }
-                last_lines.push_back(line);
-            }
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => break,
-        }
-        progress.show();
-    }
-    let status = child.wait()?;
-    progress.end();
+        ]);
+    let report = Report {
+        what: &format!("building Kubernetes {VERSION} from source, once"),
+        unit: "packages",
+        // go tells about downloads, compiled packages and errors on the same stream; a package is a
+        // single word.
+        counts: |line| !line.contains(' ') && !line.is_empty(),
+        delay: Duration::ZERO,
+        kept_lines: ERROR_LINES,
+    };
+    let (status, lines) = progress::follow(&mut command, &report)?;
     if status.success() {
         return Ok(());
     }
-    let lines = last_lines.into_iter().collect::<Vec<_>>().join("\n");
     Err(io::Error::other(format!(
         "go build: {status}; it ended with:\n{lines}\n"
     )))
-}
-
-/// How far the build is, on standard error: one line that is rewritten on a terminal, a line now and
-/// then elsewhere.
-struct Progress {
-    begin: Instant,
-    shown: Option<Instant>,
-    terminal: bool,
-    packages: usize,
-}
-
-impl Progress {
-    fn new() -> Self {
-        let terminal = io::stderr().is_terminal();
-        Self {
-            begin: Instant::now(),
-            shown: None,
-            terminal,
-            packages: 0,
-        }
-    }
-
-    fn show(&mut self) {
-        let interval = Duration::from_secs(if self.terminal { 1 } else { 10 });
-        if self.shown.is_none_or(|shown| shown.elapsed() >= interval) {
-            self.shown = Some(Instant::now());
-            let (packages, seconds) = (self.packages, self.begin.elapsed().as_secs());
-            let text = format!(
-                "building Kubernetes {VERSION} from source, once: {packages} packages, {seconds} s"
-            );
-            if self.terminal {
-                // Back to the start of the line, and erase to its end.
-                write!(io::stderr(), "\r{text}\x1b[K").ok();
-            } else {
-                say(&text);
-            }
-        }
-    }
-
-    fn end(&mut self) {
-        self.shown = None;
-        self.show();
-        if self.terminal {
-            writeln!(io::stderr()).ok();
-        }
-    }
 }
 
 /// A line on standard error, past the test harness, which swallows what passing tests print.

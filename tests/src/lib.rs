@@ -6,22 +6,27 @@
 //! - [`component`], [`credentials`]: what a cluster consists of, as data.
 //! - [`guard`], [`process`]: programs that end with the test that started them.
 //! - [`programs`]: the programs of this workspace, built when needed.
+//! - [`administrator`], [`installation`]: what config/ holds, installed, and the webhook running.
+//! - [`demo`]: `cargo demo`.
 //! - [`wait`], [`http`]: waiting for a state, and one GET.
 //!
 //! It knows the project's programs as files only, and none of their code.
 
 #![forbid(unsafe_code)]
 
+pub mod administrator;
 pub mod balancer;
 pub mod cluster;
 pub mod component;
 pub mod credentials;
+pub mod demo;
 pub mod guard;
 pub mod http;
 pub mod installation;
 pub mod kubernetes;
 pub mod process;
 pub mod programs;
+mod progress;
 pub mod wait;
 
 pub use self::cluster::{LocalCluster, Settings, TestNamespace};

@@ -4,10 +4,18 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::{LazyLock, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+
+use crate::progress::{self, Report};
+
+/// Most builds find that nothing is to be done and take less than this.
+const UNTOLD: Duration = Duration::from_secs(2);
+/// The lines of a failed build that its error repeats.
+const ERROR_LINES: usize = 200;
 
 /// The webhook's program. Blocks while it is built.
 ///
@@ -115,20 +123,22 @@ impl Output {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut command = Command::new(cargo);
         command
-            .args(["build", "--quiet", "--package", package, "--bin", program])
+            .args(["build", "--package", package, "--bin", program])
             .args(["--profile", &self.profile, "--target-dir"])
             .arg(&self.target_directory)
-            .current_dir(workspace)
-            .stdin(Stdio::null());
+            .current_dir(workspace);
         if let Some(triple) = &self.triple {
             command.args(["--target", triple]);
         }
-        let output = command.output().context("start cargo")?;
-        let errors = String::from_utf8_lossy(&output.stderr);
-        ensure!(
-            output.status.success(),
-            "{program} does not build:\n{errors}"
-        );
+        let report = Report {
+            what: &format!("building {program}"),
+            unit: "crates",
+            counts: |line| line.trim_start().starts_with("Compiling "),
+            delay: UNTOLD,
+            kept_lines: ERROR_LINES,
+        };
+        let (status, lines) = progress::follow(&mut command, &report).context("start cargo")?;
+        ensure!(status.success(), "{program} does not build:\n{lines}");
         Ok(())
     }
 }

@@ -22,7 +22,7 @@ use opensandbox_api::labels;
 use opensandbox_api::sidecar::{DEFAULT_ORIGIN, InjectionDefault, Sourced, image_problem};
 use opensandbox_certs::probe::Endpoint;
 use opensandbox_certs::publish::Target;
-use opensandbox_certs::{ServingCertificate, Status, Trigger, files, managed, plan};
+use opensandbox_certs::{ServingCertificate, Status, Trigger, files, managed, view};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -253,12 +253,12 @@ fn spawn_certificates(
     .map(|(name, target)| target(name.clone()))
     .collect();
     let endpoint = Endpoint { address, server_name: service, path: "/healthz".to_owned() };
-    let timing = plan::Timing {
+    let timing = view::Timing {
         authority: arguments.ca_validity,
         leaf: arguments.leaf_validity,
         settle: arguments.ca_settle,
         slack: arguments.ca_slack,
-        ..plan::Timing::default()
+        ..view::Timing::default()
     };
     anyhow::ensure!(
         timing.leaf < timing.authority,

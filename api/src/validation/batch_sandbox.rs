@@ -235,12 +235,12 @@ fn has_command(task: &Value) -> bool {
 /// Types of a task's fields, as the schema has them.
 fn task_shape(problems: &mut Problems, stage: Stage, path: &str, task: &Map<String, Value>) {
     let spec_path = format!("{path}.spec");
-    let Some(spec) = object(problems, stage, &spec_path, task.get("spec")) else { return };
+    let Some(spec) = object(problems, stage, &spec_path, field(task, "spec")) else { return };
     for seconds in ["timeoutSeconds", "gracePeriodSeconds"] {
         integer(problems, stage, &format!("{spec_path}.{seconds}"), field(spec, seconds), 0, i64::MAX);
     }
     let process_path = format!("{spec_path}.process");
-    let Some(process) = object(problems, stage, &process_path, spec.get("process")) else { return };
+    let Some(process) = object(problems, stage, &process_path, field(spec, "process")) else { return };
     for name in ["command", "args"] {
         let path = format!("{process_path}.{name}");
         for (index, word) in list(problems, stage, &path, field(process, name)).unwrap_or_default().iter().enumerate() {

@@ -70,10 +70,8 @@ fn without_nulls(value: &Value) -> Value {
 fn structure(schema: &Value, value: &Value, path: &str, problems: &mut Vec<String>) {
     let mut wrong = |what: &str| problems.push(format!("{path}: {what}"));
     if value.is_null() {
-        // A null where none may be is dropped if a default takes its place.
-        if schema.get("nullable") != Some(&Value::Bool(true)) && schema.get("default").is_none() {
-            wrong("is null");
-        }
+        // Only items of lists come here: the API server drops a null field that may not be null.
+        wrong("is null");
         return;
     }
     if schema.get("x-kubernetes-int-or-string") == Some(&Value::Bool(true)) {
@@ -122,7 +120,7 @@ fn structure(schema: &Value, value: &Value, path: &str, problems: &mut Vec<Strin
             }
         }
         for (name, property) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
-            if let Some(value) = map.get(name).filter(|value| !value.is_null() || !is_required(schema, name)) {
+            if let Some(value) = map.get(name).filter(|value| !value.is_null()) {
                 structure(property, value, &format!("{path}.{name}"), problems);
             }
         }
@@ -130,10 +128,6 @@ fn structure(schema: &Value, value: &Value, path: &str, problems: &mut Vec<Strin
     if let Value::Array(items) = value {
         list(schema, items, path, problems);
     }
-}
-
-fn is_required(schema: &Value, name: &str) -> bool {
-    schema.get("required").and_then(Value::as_array).is_some_and(|names| names.iter().any(|other| other == name))
 }
 
 fn list(schema: &Value, items: &[Value], path: &str, problems: &mut Vec<String>) {

@@ -40,7 +40,7 @@ pub(super) enum Error {
     Terminal,
     #[error("standard input can be read only once; give -f - once")]
     StdinTwice,
-    #[error("cannot read {name}: {source}")]
+    #[error("cannot read {name}")]
     Read { name: String, source: io::Error },
     #[error("{0} holds no file named *.yaml, *.yml or *.json")]
     EmptyDirectory(String),
@@ -88,7 +88,10 @@ fn shown(path: &Path) -> String {
 }
 
 fn failed(path: &Path) -> impl Fn(io::Error) -> Error {
-    |source| Error::Read { name: shown(path), source }
+    |source| Error::Read {
+        name: shown(path),
+        source,
+    }
 }
 
 fn file(path: &Path, left: &mut usize) -> Result<Source, Error> {
@@ -101,9 +104,17 @@ fn bytes(name: &str, from: impl Read, left: &mut usize) -> Result<Source, Error>
     let one_more = u64::try_from(*left).unwrap_or(u64::MAX).saturating_add(1);
     from.take(one_more)
         .read_to_end(&mut bytes)
-        .map_err(|source| Error::Read { name: name.to_owned(), source })?;
-    *left = left.checked_sub(bytes.len()).ok_or_else(|| Error::TooLarge(name.to_owned()))?;
-    Ok(Source { name: name.to_owned(), bytes })
+        .map_err(|source| Error::Read {
+            name: name.to_owned(),
+            source,
+        })?;
+    *left = left
+        .checked_sub(bytes.len())
+        .ok_or_else(|| Error::TooLarge(name.to_owned()))?;
+    Ok(Source {
+        name: name.to_owned(),
+        bytes,
+    })
 }
 
 /// Finds the files of a directory, sorted by name at each level. Links to directories are not
@@ -120,7 +131,12 @@ fn list(directory: &Path, recursive: bool, found: &mut Vec<PathBuf>) -> Result<(
             if recursive {
                 list(&path, recursive, found)?;
             }
-        } else if path.extension().and_then(OsStr::to_str).is_some_and(|end| matches!(end, "yaml" | "yml" | "json")) && !path.is_dir() {
+        } else if path
+            .extension()
+            .and_then(OsStr::to_str)
+            .is_some_and(|end| matches!(end, "yaml" | "yml" | "json"))
+            && !path.is_dir()
+        {
             found.push(path);
         }
     }
@@ -149,12 +165,18 @@ mod tests {
         }
         let names = |recursive| -> Vec<String> {
             let sources = read(&files(&[root], recursive)).unwrap();
-            sources.into_iter().map(|source| String::from_utf8(source.bytes).unwrap()).collect()
+            sources
+                .into_iter()
+                .map(|source| String::from_utf8(source.bytes).unwrap())
+                .collect()
         };
         assert_eq!(names(false), ["a.yml", "c.yaml", "d.json"]);
         assert_eq!(names(true), ["a.yml", "b/z.yaml", "c.yaml", "d.json"]);
         let given = read(&files(&[&root.join("e.txt")], false)).unwrap();
-        assert_eq!(given[0].bytes, b"e.txt", "a file that is named is read whatever its name");
+        assert_eq!(
+            given[0].bytes, b"e.txt",
+            "a file that is named is read whatever its name"
+        );
     }
 
     #[test]
@@ -173,6 +195,9 @@ mod tests {
     fn input_is_bounded() {
         let mut left = 3;
         assert_eq!(bytes("a", &b"abc"[..], &mut left).unwrap().bytes, b"abc");
-        assert!(matches!(bytes("b", &b"d"[..], &mut left), Err(Error::TooLarge(_))));
+        assert!(matches!(
+            bytes("b", &b"d"[..], &mut left),
+            Err(Error::TooLarge(_))
+        ));
     }
 }

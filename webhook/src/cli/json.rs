@@ -36,7 +36,9 @@ impl<'de> Visitor<'de> for StrictVisitor {
         let mut map = Map::new();
         while let Some(key) = access.next_key::<String>()? {
             if map.contains_key(&key) {
-                return Err(A::Error::custom(format_args!("key {key:?} stands twice in the same object")));
+                return Err(A::Error::custom(format_args!(
+                    "key {key:?} stands twice in the same object"
+                )));
             }
             let value = access.next_value_seed(Self)?;
             map.insert(key, value);
@@ -107,7 +109,13 @@ mod tests {
     #[test]
     fn objects_follow_each_other() {
         let (values, error) = read("{\"a\": [1, 1.5, -2, null, true, \"x\"]}\n{\"b\": {}}\n");
-        assert_eq!(values, [json!({"a": [1, 1.5, -2, null, true, "x"]}), json!({"b": {}})]);
+        assert_eq!(
+            values,
+            [
+                json!({"a": [1, 1.5, -2, null, true, "x"]}),
+                json!({"b": {}})
+            ]
+        );
         assert!(error.is_none());
     }
 
@@ -115,7 +123,10 @@ mod tests {
     fn a_key_that_stands_twice_and_broken_text_are_told_with_their_place() {
         let (_, error) = read("{\"a\": {\"b\": 1,\n \"b\": 2}}");
         let error = error.unwrap();
-        assert!(error.is_data() && error.to_string().contains("\"b\" stands twice"), "{error}");
+        assert!(
+            error.is_data() && error.to_string().contains("\"b\" stands twice"),
+            "{error}"
+        );
         assert_eq!(error.line(), 2);
         let (values, error) = read("{} {\"a\": ");
         assert_eq!(values.len(), 1);

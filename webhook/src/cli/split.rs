@@ -29,7 +29,9 @@ pub(super) struct Parts<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Line {
     /// `---`, with or without content after it.
-    Start { content: bool },
+    Start {
+        content: bool,
+    },
     /// `...`
     End,
     /// Blank, or a comment.
@@ -45,7 +47,9 @@ fn classify(line: &str) -> Line {
         (rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n'])).then(|| rest.trim())
     };
     if let Some(rest) = marker("---") {
-        return Line::Start { content: !rest.is_empty() && !rest.starts_with('#') };
+        return Line::Start {
+            content: !rest.is_empty() && !rest.starts_with('#'),
+        };
     }
     if marker("...").is_some() {
         return Line::End;
@@ -71,13 +75,19 @@ pub(super) fn pieces(stream: &str) -> Vec<Piece<'_>> {
         match classify(line) {
             Line::Start { content: more } => {
                 if marker || content {
-                    pieces.push(Piece { text: &stream[start..offset], line: start_line });
+                    pieces.push(Piece {
+                        text: &stream[start..offset],
+                        line: start_line,
+                    });
                     (start, start_line) = (offset, index + 1);
                 }
                 (marker, content) = (true, more);
             }
             Line::End if marker || content => {
-                pieces.push(Piece { text: &stream[start..end], line: start_line });
+                pieces.push(Piece {
+                    text: &stream[start..end],
+                    line: start_line,
+                });
                 (start, start_line) = (end, index + 2);
                 (marker, content) = (false, false);
             }
@@ -93,7 +103,10 @@ pub(super) fn pieces(stream: &str) -> Vec<Piece<'_>> {
             let from = start - last.text.len();
             last.text = &stream[from..];
         }
-        _ => pieces.push(Piece { text: &stream[start..], line: start_line }),
+        _ => pieces.push(Piece {
+            text: &stream[start..],
+            line: start_line,
+        }),
     }
     pieces
 }
@@ -124,7 +137,11 @@ pub(super) fn parts(text: &str) -> Parts<'_> {
         }
         after -= line.len();
     }
-    Parts { before: &text[..before], inline, after: &text[after..] }
+    Parts {
+        before: &text[..before],
+        inline,
+        after: &text[after..],
+    }
 }
 
 /// Whether a piece says by itself where it begins.
@@ -137,7 +154,10 @@ pub(super) fn begins_with_marker(text: &str) -> bool {
 
 /// Whether a piece begins with a directive, before which the document before must be ended.
 pub(super) fn begins_with_directive(text: &str) -> bool {
-    text.split_inclusive('\n').map(classify).find(|line| *line != Line::Blank) == Some(Line::Directive)
+    text.split_inclusive('\n')
+        .map(classify)
+        .find(|line| *line != Line::Blank)
+        == Some(Line::Directive)
 }
 
 #[cfg(test)]
@@ -146,10 +166,17 @@ mod tests {
 
     fn cut(stream: &str) -> Vec<&str> {
         let pieces = pieces(stream);
-        assert_eq!(pieces.iter().map(|piece| piece.text).collect::<String>(), stream);
+        assert_eq!(
+            pieces.iter().map(|piece| piece.text).collect::<String>(),
+            stream
+        );
         for piece in &pieces {
             let from = piece.text.as_ptr() as usize - stream.as_ptr() as usize;
-            assert_eq!(piece.line, stream[..from].matches('\n').count() + 1, "{stream:?}");
+            assert_eq!(
+                piece.line,
+                stream[..from].matches('\n').count() + 1,
+                "{stream:?}"
+            );
         }
         pieces.into_iter().map(|piece| piece.text).collect()
     }
@@ -158,13 +185,22 @@ mod tests {
     fn documents_are_cut_at_markers() {
         assert_eq!(cut(""), [""]);
         assert_eq!(cut("a: 1\n"), ["a: 1\n"]);
-        assert_eq!(cut("# x\n---\na: 1\n---\nb: 1"), ["# x\n---\na: 1\n", "---\nb: 1"]);
+        assert_eq!(
+            cut("# x\n---\na: 1\n---\nb: 1"),
+            ["# x\n---\na: 1\n", "---\nb: 1"]
+        );
         assert_eq!(cut("---\n---\na\n"), ["---\n", "---\na\n"]);
         assert_eq!(cut("a\n--- # x\nb\n"), ["a\n", "--- # x\nb\n"]);
         assert_eq!(cut("a\r\n---\r\nb\r\n"), ["a\r\n", "---\r\nb\r\n"]);
         assert_eq!(cut("a: |\n ---\n---x\n"), ["a: |\n ---\n---x\n"]);
-        assert_eq!(cut("%YAML 1.2\n---\na\n...\n# end\n"), ["%YAML 1.2\n---\na\n...\n# end\n"]);
-        assert_eq!(cut("a\n...\n%YAML 1.2\n---\nb\n"), ["a\n...\n", "%YAML 1.2\n---\nb\n"]);
+        assert_eq!(
+            cut("%YAML 1.2\n---\na\n...\n# end\n"),
+            ["%YAML 1.2\n---\na\n...\n# end\n"]
+        );
+        assert_eq!(
+            cut("a\n...\n%YAML 1.2\n---\nb\n"),
+            ["a\n...\n", "%YAML 1.2\n---\nb\n"]
+        );
         assert_eq!(cut("a\n...\nb\n...\n\n"), ["a\n...\n", "b\n...\n\n"]);
     }
 
@@ -174,7 +210,10 @@ mod tests {
             let parts = parts(text);
             (parts.before, parts.inline, parts.after)
         };
-        assert_eq!(split("# a\n---\n# b\nk: 1\n  # c\n# d\n\n"), ("# a\n---\n# b\n", false, "# d\n\n"));
+        assert_eq!(
+            split("# a\n---\n# b\nk: 1\n  # c\n# d\n\n"),
+            ("# a\n---\n# b\n", false, "# d\n\n")
+        );
         assert_eq!(split("--- {a: 1}\n"), ("---", true, ""));
         assert_eq!(split("k: 1\n...\n"), ("", false, "...\n"));
         assert_eq!(split("# a\n"), ("# a\n", false, ""));

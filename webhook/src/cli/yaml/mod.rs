@@ -10,5 +10,5 @@ mod read;
 mod scalar;
 mod write;
 
-pub(super) use read::{Error, MAX_DEPTH, read};
+pub(super) use read::read;
 pub(super) use write::write;

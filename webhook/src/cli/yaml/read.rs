@@ -6,14 +6,16 @@
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
-use serde_saphyr::granit_parser::{Event, Parser, ScalarStyle, Tag};
+use serde_saphyr::granit_parser::{ErrorKind, Event, Parser, ScalarStyle, Tag};
 
 use super::scalar;
 
 /// Deepest nesting of objects and lists: JSON is read back with a limit of 128, by the webhook too,
 /// and a List around the object takes a few of them.
-pub(in crate::cli) const MAX_DEPTH: usize = 120;
+const MAX_DEPTH: usize = 120;
 
 /// What anchors and aliases may expand to in one document, counted by [`cost`].
 const MAX_EXPANSION: usize = 32 << 20;
@@ -23,10 +25,20 @@ const MAX_EXPANSION: usize = 32 << 20;
 #[error("line {line}, column {column}: {reason}")]
 pub(in crate::cli) struct Error {
     /// From 1, counted in the text given.
-    pub(in crate::cli) line: usize,
+    line: usize,
     /// From 1, in characters.
-    pub(in crate::cli) column: usize,
+    column: usize,
     reason: String,
+}
+
+impl Error {
+    /// The same in a longer text, with so many lines before the one that was read.
+    pub(in crate::cli) fn after_lines(self, lines: usize) -> Self {
+        Self {
+            line: self.line + lines,
+            ..self
+        }
+    }
 }
 
 /// Reads a text of at most one document; `None` if it holds none, as a text of comments does.
@@ -39,7 +51,10 @@ pub(in crate::cli) fn read(text: &str) -> Result<Option<Value>, Error> {
         let (event, span) = event.map_err(|error| Error {
             line: error.marker().line(),
             column: error.marker().col() + 1,
-            reason: error.info().replace('\n', " "),
+            reason: match error.kind() {
+                ErrorKind::RecursionLimitExceeded => too_deep(),
+                _ => error.info().replace('\n', " "),
+            },
         })?;
         if matches!(event, Event::DocumentStart(..)) {
             documents += 1;
@@ -49,7 +64,11 @@ pub(in crate::cli) fn read(text: &str) -> Result<Option<Value>, Error> {
         } else {
             builder.event(event)
         };
-        outcome.map_err(|reason| Error { line: span.start.line(), column: span.start.col() + 1, reason })?;
+        outcome.map_err(|reason| Error {
+            line: span.start.line(),
+            column: span.start.col() + 1,
+            reason,
+        })?;
     }
     Ok(builder.root)
 }
@@ -77,7 +96,11 @@ struct Frame {
 
 enum Contents {
     List(Vec<Value>),
-    Object { map: Map<String, Value>, next: Next, merged: HashSet<String> },
+    Object {
+        map: Map<String, Value>,
+        next: Next,
+        merged: HashSet<String>,
+    },
 }
 
 /// What comes next in an object.
@@ -93,18 +116,27 @@ type Outcome = Result<(), String>;
 impl Builder {
     fn event(&mut self, event: Event<'_>) -> Outcome {
         match event {
-            Event::Scalar(text, style, anchor, tag) => self.scalar(text, style, anchor, tag.as_deref()),
-            Event::SequenceStart(_, anchor, tag) => {
-                collection_tag(tag.as_deref(), "seq")?;
-                self.open(Frame { anchor, contents: Contents::List(Vec::new()) })
+            Event::Scalar(text, style, anchor, tag) => {
+                self.scalar(text, style, anchor, tag.as_deref())
             }
-            Event::MappingStart(_, anchor, tag) => {
-                collection_tag(tag.as_deref(), "map")?;
-                let contents = Contents::Object { map: Map::new(), next: Next::Key, merged: HashSet::new() };
+            // Tags of collections have no meaning in JSON.
+            Event::SequenceStart(_, anchor, _) => self.open(Frame {
+                anchor,
+                contents: Contents::List(Vec::new()),
+            }),
+            Event::MappingStart(_, anchor, _) => {
+                let contents = Contents::Object {
+                    map: Map::new(),
+                    next: Next::Key,
+                    merged: HashSet::new(),
+                };
                 self.open(Frame { anchor, contents })
             }
             Event::SequenceEnd | Event::MappingEnd => {
-                let frame = self.open.pop().expect("the parser closes only what it opened");
+                let frame = self
+                    .open
+                    .pop()
+                    .expect("the parser closes only what it opened");
                 let value = match frame.contents {
                     Contents::List(items) => Value::Array(items),
                     Contents::Object { map, .. } => Value::Object(map),
@@ -128,7 +160,13 @@ impl Builder {
     }
 
     fn open(&mut self, frame: Frame) -> Outcome {
-        if let Some(Frame { contents: Contents::Object { next: Next::Key, .. }, .. }) = self.open.last() {
+        if let Some(Frame {
+            contents: Contents::Object {
+                next: Next::Key, ..
+            },
+            ..
+        }) = self.open.last()
+        {
             return Err("a key must be a text, not a list or an object".to_owned());
         }
         if self.open.len() >= MAX_DEPTH {
@@ -138,8 +176,17 @@ impl Builder {
         Ok(())
     }
 
-    fn scalar(&mut self, text: Cow<'_, str>, style: ScalarStyle, anchor: usize, tag: Option<&Tag>) -> Outcome {
-        if let Some(Frame { contents: Contents::Object { next, .. }, .. }) = self.open.last_mut()
+    fn scalar(
+        &mut self,
+        text: Cow<'_, str>,
+        style: ScalarStyle,
+        anchor: usize,
+        tag: Option<&Tag>,
+    ) -> Outcome {
+        if let Some(Frame {
+            contents: Contents::Object { next, .. },
+            ..
+        }) = self.open.last_mut()
             && matches!(next, Next::Key)
             && text == "<<"
             && style == ScalarStyle::Plain
@@ -157,7 +204,14 @@ impl Builder {
         if anchor != 0 {
             let cost = cost(&value);
             self.expand(cost)?;
-            self.anchors.insert(anchor, Anchored { depth: depth(&value), cost, value: value.clone() });
+            self.anchors.insert(
+                anchor,
+                Anchored {
+                    depth: depth(&value),
+                    cost,
+                    value: value.clone(),
+                },
+            );
         }
         let Some(frame) = self.open.last_mut() else {
             self.root = Some(value);
@@ -201,7 +255,9 @@ fn merge(map: &mut Map<String, Value>, merged: &mut HashSet<String>, value: Valu
     };
     for object in objects.into_iter().rev() {
         let Value::Object(object) = object else {
-            return Err("what is merged with << must be an object, or a list of objects".to_owned());
+            return Err(
+                "what is merged with << must be an object, or a list of objects".to_owned(),
+            );
         };
         for (key, value) in object {
             merged.insert(key.clone());
@@ -214,7 +270,9 @@ fn merge(map: &mut Map<String, Value>, merged: &mut HashSet<String>, value: Valu
 /// A scalar's value, by its style and tag.
 fn typed(text: Cow<'_, str>, style: ScalarStyle, tag: Option<&Tag>) -> Result<Value, String> {
     let plain = |text: &str| {
-        scalar::resolve(text).map_err(|scalar::NotFinite| format!("{text} cannot be written as JSON; put it in quotes"))
+        scalar::resolve(text).map_err(|scalar::NotFinite| {
+            format!("{text} cannot be written as JSON; put it in quotes")
+        })
     };
     let Some(tag) = tag else {
         return match style {
@@ -241,20 +299,25 @@ fn typed(text: Cow<'_, str>, style: ScalarStyle, tag: Option<&Tag>) -> Result<Va
             value @ Value::Number(_) => Ok(value),
             _ => wrong("a number"),
         },
-        _ if tag.original() == "!" => Ok(Value::String(text.into_owned())),
-        _ => Err(unknown_tag(tag)),
+        // A tag that JSON has no word for makes a text, as it does for kubectl.
+        _ if tag.suffix_in_namespace("tag:yaml.org,2002:").as_deref() != Some("binary") => {
+            Ok(Value::String(text.into_owned()))
+        }
+        _ => binary(&text).map(Value::String),
     }
 }
 
-fn collection_tag(tag: Option<&Tag>, kind: &str) -> Outcome {
-    match tag {
-        Some(tag) if tag.original() != "!" && !tag.is_yaml_core_schema_tag(kind) => Err(unknown_tag(tag)),
-        _ => Ok(()),
-    }
-}
-
-fn unknown_tag(tag: &Tag) -> String {
-    format!("tag {} is not supported", tag.original())
+/// The text that stands there as base64.
+fn binary(text: &str) -> Result<String, String> {
+    let text: String = text
+        .chars()
+        .filter(|character| !matches!(character, '\r' | '\n'))
+        .collect();
+    let bytes = STANDARD
+        .decode(text)
+        .map_err(|error| format!("tag !!binary: {error}"))?;
+    String::from_utf8(bytes)
+        .map_err(|_| "tag !!binary: the bytes are not UTF-8, which JSON needs".to_owned())
 }
 
 fn too_deep() -> String {
@@ -268,7 +331,12 @@ fn cost(value: &Value) -> usize {
         Value::Null | Value::Bool(_) | Value::Number(_) => NODE,
         Value::String(text) => NODE + text.len(),
         Value::Array(items) => NODE + items.iter().map(cost).sum::<usize>(),
-        Value::Object(map) => NODE + map.iter().map(|(key, value)| NODE + key.len() + cost(value)).sum::<usize>(),
+        Value::Object(map) => {
+            NODE + map
+                .iter()
+                .map(|(key, value)| NODE + key.len() + cost(value))
+                .sum::<usize>()
+        }
     }
 }
 
@@ -297,11 +365,30 @@ mod tests {
 
     #[test]
     fn anchors_merge_keys_tags_and_block_scalars() {
-        reads("a: &x {b: 1}\nc: *x\n", &json!({"a": {"b": 1}, "c": {"b": 1}}));
-        reads("x: &x {b: 1, c: 2}\ny:\n  <<: *x\n  c: 3\n", &json!({"x": {"b": 1, "c": 2}, "y": {"b": 1, "c": 3}}));
-        reads("- &a {k: 1}\n- &b {k: 2, l: 3}\n- <<: [*a, *b]\n", &json!([{"k": 1}, {"k": 2, "l": 3}, {"k": 1, "l": 3}]));
-        reads("a: !!str 123\nb: '123'\nc: \"yes\"\nd: yes\n", &json!({"a": "123", "b": "123", "c": "yes", "d": true}));
-        reads("a: |\n  x\n   y\nb: >-\n  x\n  y\nc: |+\n  x\n\n", &json!({"a": "x\n y\n", "b": "x y", "c": "x\n\n"}));
+        reads(
+            "a: &x {b: 1}\nc: *x\n",
+            &json!({"a": {"b": 1}, "c": {"b": 1}}),
+        );
+        reads(
+            "p: &x {b: 1, c: 2}\nq:\n  <<: *x\n  c: 3\n",
+            &json!({"p": {"b": 1, "c": 2}, "q": {"b": 1, "c": 3}}),
+        );
+        reads(
+            "- &a {k: 1}\n- &b {k: 2, l: 3}\n- <<: [*a, *b]\n",
+            &json!([{"k": 1}, {"k": 2, "l": 3}, {"k": 1, "l": 3}]),
+        );
+        reads(
+            "a: !!str 123\nb: '123'\nc: \"yes\"\nd: yes\n",
+            &json!({"a": "123", "b": "123", "c": "yes", "d": true}),
+        );
+        reads(
+            "a: !mine 1\nb: !mine {c: !!binary aGk=}\n",
+            &json!({"a": "1", "b": {"c": "hi"}}),
+        );
+        reads(
+            "a: |\n  x\n   y\nb: >-\n  x\n  y\nc: |+\n  x\n\n",
+            &json!({"a": "x\n y\n", "b": "x y", "c": "x\n\n"}),
+        );
         reads("1: a\ntrue: b\n", &json!({"1": "a", "true": "b"}));
         reads("'<<': 1\n", &json!({"<<": 1}));
         assert_eq!(read("# only a comment\n").unwrap(), None);
@@ -316,7 +403,8 @@ mod tests {
         refuses("a: .inf\n", "cannot be written as JSON");
         refuses("? [a]\n: b\n", "a key must be a text");
         refuses("~: b\n", "cannot be a key");
-        refuses("a: !!binary aGk=\n", "tag !!binary is not supported");
+        refuses("a: !!binary '~'\n", "tag !!binary");
+        refuses("a: !!binary /w==\n", "not UTF-8");
         refuses("a: &x [*x]\n", "contains it");
         refuses("a: *x\n", "line 1");
         refuses("<<: 1\n", "must be an object");
@@ -332,12 +420,20 @@ mod tests {
         let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
         for level in 1..10 {
             let alias = format!("*a{}", level - 1);
-            bomb.push_str(&format!("a{level}: &a{level} [{}]\n", [alias.as_str(); 10].join(", ")));
+            bomb.extend([format!(
+                "a{level}: &a{level} [{}]\n",
+                [alias.as_str(); 10].join(", ")
+            )]);
         }
         refuses(&bomb, "expand to too much");
         let mut tower = format!("a0: &a0 {}{}\n", "[".repeat(60), "]".repeat(60));
         for level in 1..3 {
-            tower.push_str(&format!("a{level}: &a{level} {}*a{}{}\n", "[".repeat(40), level - 1, "]".repeat(40)));
+            tower.extend([format!(
+                "a{level}: &a{level} {}*a{}{}\n",
+                "[".repeat(40),
+                level - 1,
+                "]".repeat(40)
+            )]);
         }
         refuses(&tower, "nested deeper than 120");
     }

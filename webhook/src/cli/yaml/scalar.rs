@@ -11,12 +11,14 @@ pub(super) struct NotFinite;
 pub(super) fn resolve(text: &str) -> Result<Value, NotFinite> {
     match text {
         "" | "~" | "null" | "Null" | "NULL" => return Ok(Value::Null),
-        "y" | "Y" | "yes" | "Yes" | "YES" | "true" | "True" | "TRUE" | "on" | "On" | "ON" => return Ok(Value::Bool(true)),
+        "y" | "Y" | "yes" | "Yes" | "YES" | "true" | "True" | "TRUE" | "on" | "On" | "ON" => {
+            return Ok(Value::Bool(true));
+        }
         "n" | "N" | "no" | "No" | "NO" | "false" | "False" | "FALSE" | "off" | "Off" | "OFF" => {
             return Ok(Value::Bool(false));
         }
-        ".nan" | ".NaN" | ".NAN" | ".inf" | ".Inf" | ".INF" | "+.inf" | "+.Inf" | "+.INF" | "-.inf" | "-.Inf"
-        | "-.INF" => return Err(NotFinite),
+        ".nan" | ".NaN" | ".NAN" | ".inf" | ".Inf" | ".INF" | "+.inf" | "+.Inf" | "+.INF"
+        | "-.inf" | "-.Inf" | "-.INF" => return Err(NotFinite),
         _ => {}
     }
     Ok(number(text).map_or_else(|| Value::from(text), Value::Number))
@@ -55,7 +57,11 @@ fn whole(text: &str) -> Option<Number> {
         (10, lower.as_str())
     };
     // The standard library would take another sign here.
-    if digits.is_empty() || !digits.bytes().all(|digit| char::from(digit).is_digit(radix)) {
+    if digits.is_empty()
+        || !digits
+            .bytes()
+            .all(|digit| char::from(digit).is_digit(radix))
+    {
         return None;
     }
     let magnitude = u64::from_str_radix(digits, radix).ok()?;
@@ -105,7 +111,10 @@ fn float(text: &str) -> Option<Number> {
 pub(super) fn json_number(value: f64) -> Option<Number> {
     // 2^63: the bounds of i64, both exact as floats.
     const BOUND: f64 = 9_223_372_036_854_775_808.0;
-    #[expect(clippy::cast_possible_truncation, reason = "whole and bounded by the check before it")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "whole and bounded by the check before it"
+    )]
     if value.fract() == 0.0 && (-BOUND..BOUND).contains(&value) {
         return Some(Number::from(value as i64));
     }
@@ -118,11 +127,15 @@ pub(super) fn key(value: &Value) -> Option<String> {
         Value::String(text) => Some(text.clone()),
         Value::Bool(flag) => Some(flag.to_string()),
         Value::Number(number) => {
-            let Some(float) = number.as_f64().filter(|_| number.is_f64()) else { return Some(number.to_string()) };
+            let Some(float) = number.as_f64().filter(|_| number.is_f64()) else {
+                return Some(number.to_string());
+            };
             // Keys are printed with the precision of 32 bits; beyond this range with an exponent
             // whose form no two libraries agree on.
             #[expect(clippy::cast_possible_truncation, reason = "this loss is the rule")]
-            (1e-4..1e6).contains(&float.abs()).then(|| (float as f32).to_string())
+            (1e-4..1e6)
+                .contains(&float.abs())
+                .then(|| (float as f32).to_string())
         }
         Value::Null | Value::Array(_) | Value::Object(_) => None,
     }
@@ -139,10 +152,13 @@ pub(super) fn ambiguous(text: &str) -> bool {
         return true;
     }
     // Dates, times, numbers with base 60, versions: everything made of what numbers are made of.
-    let first = text.starts_with(|first: char| first.is_ascii_digit() || matches!(first, '+' | '-' | '.'));
+    let first =
+        text.starts_with(|first: char| first.is_ascii_digit() || matches!(first, '+' | '-' | '.'));
     first
         && text.bytes().any(|byte| byte.is_ascii_digit())
-        && text.bytes().all(|byte| byte.is_ascii_hexdigit() || b"_:.,+- oOxXtTzZ".contains(&byte))
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_hexdigit() || b"_:.,+- oOxXtTzZ".contains(&byte))
 }
 
 #[cfg(test)]
@@ -174,7 +190,10 @@ mod tests {
             ("1.", json!(1)),
             ("1:30", json!("1:30")),
             ("2024-01-01", json!("2024-01-01")),
-            ("18446744073709551615", json!(18_446_744_073_709_551_615_u64)),
+            (
+                "18446744073709551615",
+                json!(18_446_744_073_709_551_615_u64),
+            ),
             ("99999999999999999999", json!(1e20)),
             ("-9223372036854775808", json!(i64::MIN)),
             ("1e400", json!("1e400")),
@@ -201,10 +220,31 @@ mod tests {
 
     #[test]
     fn texts_that_look_like_something_else_are_ambiguous() {
-        for text in ["yes", "ON", "oN", "null", "1_000", "0x10", "2024-01-01", "1:30", "1.2.3", "-1", "1e3", "12e"] {
+        for text in [
+            "yes",
+            "ON",
+            "oN",
+            "null",
+            "1_000",
+            "0x10",
+            "2024-01-01",
+            "1:30",
+            "1.2.3",
+            "-1",
+            "1e3",
+            "12e",
+        ] {
             assert!(ambiguous(text), "{text}");
         }
-        for text in ["100m", "128Mi", "-c", "--flag", "ubuntu:22.04", "IfNotPresent", "v1"] {
+        for text in [
+            "100m",
+            "128Mi",
+            "-c",
+            "--flag",
+            "ubuntu:22.04",
+            "IfNotPresent",
+            "v1",
+        ] {
             assert!(!ambiguous(text), "{text}");
         }
     }

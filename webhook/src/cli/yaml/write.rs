@@ -3,6 +3,8 @@
 //! Invariant, with a property test: what is written reads back as the same JSON. A text stands
 //! without quotes only if no reader of any version could take it for something else.
 
+use std::fmt::Write as _;
+
 use serde_json::{Map, Value};
 
 use super::scalar::ambiguous;
@@ -102,9 +104,15 @@ fn scalar(out: &mut String, value: &Value, indent: usize) {
 /// A float is written with a point, and a sign in its exponent: YAML 1.1 asks for both.
 fn number_text(number: &serde_json::Number) -> String {
     let text = number.to_string();
-    let Some((mantissa, exponent)) = text.split_once('e') else { return text };
+    let Some((mantissa, exponent)) = text.split_once('e') else {
+        return text;
+    };
     let point = if mantissa.contains('.') { "" } else { ".0" };
-    let sign = if exponent.starts_with(['-', '+']) { "" } else { "+" };
+    let sign = if exponent.starts_with(['-', '+']) {
+        ""
+    } else {
+        "+"
+    };
     format!("{mantissa}{point}e{sign}{exponent}")
 }
 
@@ -115,21 +123,16 @@ fn fits_block(text: &str) -> bool {
     body.contains('\n')
         && !body.starts_with([' ', '\n'])
         && !body.ends_with('\n')
-        && text.chars().all(|character| character == '\n' || character == '\t' || printable(character))
+        && text
+            .chars()
+            .all(|character| character == '\n' || character == '\t' || printable(character))
         && body.split('\n').all(sound)
 }
 
 fn block(out: &mut String, text: &str, indent: usize) {
-    let body = match text.strip_suffix('\n') {
-        Some(body) => {
-            out.push('|');
-            body
-        }
-        None => {
-            out.push_str("|-");
-            text
-        }
-    };
+    let body = text.strip_suffix('\n');
+    out.push_str(if body.is_some() { "|" } else { "|-" });
+    let body = body.unwrap_or(text);
     for line in body.split('\n') {
         out.push('\n');
         if !line.is_empty() {
@@ -157,13 +160,20 @@ fn fits_plain(text: &str) -> bool {
     let mut characters = text.chars();
     let starts = match characters.next() {
         // One that is followed by a space begins an item; three begin a document.
-        Some('-') => !text.starts_with("---") && characters.next().is_some_and(|next| next.is_alphanumeric() || next == '-'),
+        Some('-') => {
+            !text.starts_with("---")
+                && characters
+                    .next()
+                    .is_some_and(|next| next.is_alphanumeric() || next == '-')
+        }
         Some(first) => first.is_alphanumeric() || matches!(first, '_' | '.' | '/' | '(' | '$'),
         None => false,
     };
     starts
         && !text.starts_with("...")
-        && text.chars().all(|character| character.is_alphanumeric() || INSIDE.contains(character))
+        && text
+            .chars()
+            .all(|character| character.is_alphanumeric() || INSIDE.contains(character))
         && !text.contains(": ")
         && !text.contains(" #")
         && !text.ends_with([':', ' '])
@@ -183,9 +193,9 @@ fn double_quoted(out: &mut String, text: &str) {
             other => {
                 let code = u32::from(other);
                 if code > 0xFFFF {
-                    out.push_str(&format!("\\U{code:08X}"));
+                    let _ = write!(out, "\\U{code:08X}");
                 } else {
-                    out.push_str(&format!("\\u{code:04X}"));
+                    let _ = write!(out, "\\u{code:04X}");
                 }
             }
         }
@@ -196,9 +206,10 @@ fn double_quoted(out: &mut String, text: &str) {
 /// What may stand as itself: not a control character, none of Unicode's line breaks, no byte-order
 /// mark, and nothing that YAML does not allow.
 fn printable(character: char) -> bool {
+    let never_a_character = u32::from(character) & 0xFFFE == 0xFFFE;
     !character.is_control()
-        && !matches!(character, '\u{2028}' | '\u{2029}' | '\u{FEFF}' | '\u{FFFE}' | '\u{FFFF}')
-        && u32::from(character) & 0xFFFE != 0xFFFE
+        && !matches!(character, '\u{2028}' | '\u{2029}' | '\u{FEFF}')
+        && !never_a_character
 }
 
 #[cfg(test)]
@@ -222,16 +233,68 @@ mod tests {
     #[test]
     fn texts_that_could_be_something_else_are_quoted() {
         for text in [
-            "yes", "on", "null", "~", "", "1_000", "0x10", "2024-01-01", "1:30", "123", "1.5", "1e3", "true", "n", "<<",
-            "=", "- a", "a: b", "a #b", "#a", "*a", "&a", "!a", "%a", "@a", "`a", "---", "...", " a", "a ", "a:", "?", "-",
-            "a\u{85}b", "\u{FEFF}a", "a\u{2028}b", "\u{7}", "a\rb", "\n", "a\n\n", " a\nb", "0o17", "NaN", ".inf", "Null",
+            "yes",
+            "on",
+            "null",
+            "~",
+            "",
+            "1_000",
+            "0x10",
+            "2024-01-01",
+            "1:30",
+            "123",
+            "1.5",
+            "1e3",
+            "true",
+            "n",
+            "<<",
+            "=",
+            "- a",
+            "a: b",
+            "a #b",
+            "#a",
+            "*a",
+            "&a",
+            "!a",
+            "%a",
+            "@a",
+            "`a",
+            "---",
+            "...",
+            " a",
+            "a ",
+            "a:",
+            "?",
+            "-",
+            "a\u{85}b",
+            "\u{FEFF}a",
+            "a\u{2028}b",
+            "\u{7}",
+            "a\rb",
+            "\n",
+            "a\n\n",
+            " a\nb",
+            "0o17",
+            "NaN",
+            ".inf",
+            "Null",
         ] {
             let written = write(&json!({ "k": text }));
-            assert!(written.starts_with("k: \"") || !super::ambiguous(text), "{text:?}: {written}");
-            assert_eq!(read(&written).unwrap(), Some(json!({ "k": text })), "{written}");
+            assert!(
+                written.starts_with("k: \"") || !ambiguous(text),
+                "{text:?}: {written}"
+            );
+            assert_eq!(
+                read(&written).unwrap(),
+                Some(json!({ "k": text })),
+                "{written}"
+            );
         }
         assert_eq!(write(&json!({"k": "{\"a\":'b'}"})), "k: '{\"a\":''b''}'\n");
-        assert_eq!(write(&json!({"k": "set -e\nrun\n"})), "k: |\n  set -e\n  run\n");
+        assert_eq!(
+            write(&json!({"k": "set -e\nrun\n"})),
+            "k: |\n  set -e\n  run\n"
+        );
     }
 
     #[test]
@@ -259,7 +322,10 @@ mod tests {
             any::<i64>().prop_map(Value::from),
             any::<u64>().prop_map(Value::from),
             // Whole floats are read as whole numbers, as kubectl does.
-            any::<f64>().prop_filter("a JSON number", |float| float.is_finite() && float.fract() != 0.0).prop_map(Value::from),
+            any::<f64>()
+                .prop_filter("a JSON number", |float| float.is_finite()
+                    && float.fract() != 0.0)
+                .prop_map(Value::from),
             Just(json!(1e300)),
             Just(json!(1.5e-300)),
             text().prop_map(Value::from),
@@ -267,7 +333,8 @@ mod tests {
         leaf.prop_recursive(5, 48, 6, |inner| {
             prop_oneof![
                 proptest::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
-                proptest::collection::vec((text(), inner), 0..5).prop_map(|entries| Value::Object(entries.into_iter().collect())),
+                proptest::collection::vec((text(), inner), 0..5)
+                    .prop_map(|entries| Value::Object(entries.into_iter().collect())),
             ]
         })
     }
@@ -283,6 +350,9 @@ mod tests {
     }
 
     fn cases() -> u32 {
-        std::env::var("OPENSANDBOX_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(2000)
+        std::env::var("OPENSANDBOX_CASES")
+            .ok()
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(2000)
     }
 }

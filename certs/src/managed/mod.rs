@@ -4,20 +4,20 @@
 //! All decisions are in `plan`; this module reads, writes and waits. It ends when told to, never
 //! because a call failed: with the API server away it serves what it has and renews its leaf.
 
+mod observe;
+mod watch;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::time::Duration;
 
-use futures::StreamExt as _;
-use futures::future::join_all;
-use k8s_openapi::api::admissionregistration::v1::{
-    MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
-};
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{Api, PostParams, WatchEvent, WatchParams};
+use kube::api::{Api, PostParams};
 use kube::core::ObjectMeta;
 use rustls_pki_types::CertificateDer;
-use tokio::sync::watch;
+use tokio::sync::watch::{Sender, channel};
+
+use self::observe::Observed;
 
 use crate::authority::{self, Authority, Lifetime, is_name};
 use crate::bundle::{self, Fingerprint};
@@ -26,11 +26,11 @@ use crate::complaints::{Complaints, chain};
 use crate::ledger::{Change, Ledger};
 use crate::plan::{Step, plan};
 use crate::probe::{self, Endpoint, Goal};
-use crate::publish::{self, Configuration, Target, fingerprints};
+use crate::publish::{self, Target, fingerprints};
 use crate::resolver::ServingCertificate;
 use crate::secret;
 use crate::status::{Board, Status, Trigger, Writer};
-use crate::view::{self, Bundles, Held, Memory, Timing, View};
+use crate::view::{self, Held, Memory, Timing, View};
 
 /// The local look (no call to the API server) that finds an expired leaf after a jump of the clock
 /// or a suspended machine happens at least this often.
@@ -85,7 +85,7 @@ pub async fn run(
     client: kube::Client,
     settings: Settings,
     serving: ServingCertificate,
-    status: watch::Sender<Status>,
+    status: Sender<Status>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     if settings.names.is_empty() {
@@ -99,10 +99,10 @@ pub async fn run(
         return Err(Error::Name(name.clone()));
     }
     let board = Board::new(status);
-    let (goals, goal) = watch::channel(Goal::default());
+    let (goals, goal) = channel(Goal::default());
     let prove_interval = settings.timing.prove_interval;
     let proving = probe::keep_proving(&settings.endpoint, prove_interval, goal, &board);
-    let watching = watch_all(&client, &settings);
+    let watching = watch::all(&client, &settings);
     let replica = Replica::new(&client, &settings, serving, &board, goals);
     tokio::select! {
         () = shutdown => {}
@@ -136,24 +136,13 @@ impl StepError {
     }
 }
 
-/// What was read, with the material the view leaves out.
-#[derive(Debug, Default)]
-struct Observed {
-    view: View,
-    secret: Option<Secret>,
-    configurations: Vec<(Target, Configuration)>,
-    bundles: Vec<Vec<CertificateDer<'static>>>,
-    /// Nothing failed.
-    clean: bool,
-}
-
 struct Replica<'a> {
     client: &'a kube::Client,
     secrets: Api<Secret>,
     settings: &'a Settings,
     serving: ServingCertificate,
     board: &'a Board,
-    goals: watch::Sender<Goal>,
+    goals: Sender<Goal>,
     clock: Clock,
     memory: Memory,
     authorities: BTreeMap<Fingerprint, Authority>,
@@ -171,7 +160,7 @@ impl<'a> Replica<'a> {
         settings: &'a Settings,
         serving: ServingCertificate,
         board: &'a Board,
-        goals: watch::Sender<Goal>,
+        goals: Sender<Goal>,
     ) -> Self {
         Self {
             client,
@@ -279,7 +268,7 @@ impl<'a> Replica<'a> {
             match self.carry_out(step, &observed, now).await {
                 Ok(()) => self.complaints.clear(topic),
                 Err(error) if error.is_race(creation) => {
-                    tracing::debug!(topic, "lost a race, reads again")
+                    tracing::debug!(topic, "lost a race, reads again");
                 }
                 Err(error) => {
                     self.complaints.raise(topic, chain(&error));
@@ -290,101 +279,11 @@ impl<'a> Replica<'a> {
         }
     }
 
-    /// Reads configurations, then the Secret. The order matters, see `plan`.
-    async fn observe(&mut self) -> Observed {
-        let mut observed = Observed {
-            clean: true,
-            ..Observed::default()
-        };
-        let mut bundles = Bundles {
-            complete: true,
-            ..Bundles::default()
-        };
-        self.missing.clear();
-        for target in &self.settings.configurations {
-            let topic = target.to_string();
-            let read = self.call(publish::read(self.client, target)).await;
-            match read {
-                Ok(Some(read)) => {
-                    self.complaints.clear(&topic);
-                    for entry in &read.entries {
-                        let (certificates, unreadable) = entry.certificates();
-                        bundles.unreadable |= unreadable;
-                        bundles.entries.push(fingerprints(&certificates));
-                        for certificate in &certificates {
-                            let id = Fingerprint::of(certificate);
-                            self.certificates.insert(id, certificate.clone());
-                        }
-                        if !observed.bundles.contains(&certificates) {
-                            observed.bundles.push(certificates);
-                        }
-                    }
-                    observed.configurations.push((target.clone(), read));
-                }
-                Ok(None) => {
-                    self.complaints.clear(&topic);
-                    bundles.missing += 1;
-                    self.missing.push(topic);
-                }
-                Err(error) => {
-                    observed.clean = false;
-                    bundles.complete = false;
-                    self.complaints.raise(&topic, chain(&error));
-                }
-            }
-        }
-        observed.view.bundles = bundles;
-        let name = &self.settings.secret;
-        let read = self.call(self.secrets.get_opt(name)).await;
-        let topic = format!("Secret {}/{name}", self.settings.namespace);
-        observed.view.secret = match read {
-            Err(error) => {
-                observed.clean = false;
-                self.complaints.raise(&topic, chain(&error));
-                view::Secret::Unknown
-            }
-            Ok(None) => {
-                self.complaints.clear(&topic);
-                view::Secret::Absent
-            }
-            Ok(Some(found)) => {
-                let parsed = secret::parse(&found, &self.settings.annotation_prefix);
-                observed.secret = Some(found);
-                if parsed.problems.is_empty() {
-                    self.complaints.clear(&topic);
-                } else {
-                    self.complaints.raise(&topic, parsed.problems.join("; "));
-                }
-                self.remember(parsed.authorities, parsed.retired);
-                view::Secret::Present {
-                    ledger: parsed.ledger,
-                    malformed: !parsed.problems.is_empty(),
-                    rotate: parsed.rotate,
-                }
-            }
-        };
-        observed
-    }
-
     async fn call<T>(&self, call: impl Future<Output = kube::Result<T>>) -> Result<T, StepError> {
         tokio::time::timeout(self.settings.timing.api_timeout, call)
             .await
             .map_err(|_| StepError::Timeout)?
             .map_err(|error| StepError::Call(Box::new(error)))
-    }
-
-    fn remember(&mut self, authorities: Vec<Authority>, retired: Vec<CertificateDer<'static>>) {
-        for authority in authorities {
-            let ca = authority.ca().clone();
-            self.certificates
-                .insert(ca.id, authority.certificate().clone());
-            self.memory.keys.insert(ca.id, ca.clone());
-            self.authorities.insert(ca.id, authority);
-        }
-        for certificate in retired {
-            self.certificates
-                .insert(Fingerprint::of(&certificate), certificate);
-        }
     }
 
     /// Signs and serves. False when that failed, which has been logged.
@@ -546,21 +445,6 @@ impl<'a> Replica<'a> {
         });
     }
 
-    /// Keeps keys and certificates only of what the Secret, the bundles or the leaf still name.
-    fn forget_material(&mut self, observed: &Observed) {
-        let Some(ledger) = &self.memory.ledger else {
-            return;
-        };
-        let held = self.memory.leaf.as_ref().map(|leaf| leaf.ca);
-        let entries = &observed.view.bundles.entries;
-        let named = |id: &Fingerprint| {
-            ledger.knows(*id) || held == Some(*id) || entries.iter().any(|entry| entry.contains(id))
-        };
-        self.certificates.retain(|id, _| named(id));
-        self.authorities.retain(|id, _| named(id));
-        self.memory.keys.retain(|id, _| named(id));
-    }
-
     fn tell(&self, now: Now, waiting: &[String]) {
         let mut reasons = self.complaints.told();
         reasons.extend(
@@ -587,62 +471,5 @@ impl<'a> Replica<'a> {
                 status.ca_not_after = current.map(|ca| ca.not_after);
                 status.replaced = self.replaced;
             });
-    }
-}
-
-/// Fires the trigger at every change of the objects this mode works with. Never ends.
-async fn watch_all(client: &kube::Client, settings: &Settings) {
-    let secrets = Api::<Secret>::namespaced(client.clone(), &settings.namespace);
-    let secret = watch_one(secrets, &settings.secret, &settings.trigger);
-    let configurations = settings.configurations.iter().map(|target| async move {
-        match target {
-            Target::Mutating(name) => {
-                let api = Api::<MutatingWebhookConfiguration>::all(client.clone());
-                watch_one(api, name, &settings.trigger).await;
-            }
-            Target::Validating(name) => {
-                let api = Api::<ValidatingWebhookConfiguration>::all(client.clone());
-                watch_one(api, name, &settings.trigger).await;
-            }
-        }
-    });
-    futures::future::join(secret, join_all(configurations)).await;
-}
-
-/// Watches metadata only, so that no key travels for a mere hint. A watch that breaks is opened
-/// again; what happened in between is covered, because a new watch begins with the present state.
-async fn watch_one<K>(api: Api<K>, name: &str, trigger: &Trigger)
-where
-    K: kube::Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
-{
-    /// The server ends a watch after this; the client gives up soon after, in case the server is
-    /// gone without a word.
-    const TIMEOUT: u32 = 290;
-    let params = WatchParams::default()
-        .fields(&format!("metadata.name={name}"))
-        .timeout(TIMEOUT);
-    let mut backoff = BACKOFF.0;
-    loop {
-        let session = async {
-            let Ok(events) = api.watch_metadata(&params, "0").await else {
-                return;
-            };
-            let mut events = std::pin::pin!(events);
-            while let Some(Ok(event)) = events.next().await {
-                match event {
-                    WatchEvent::Added(_) | WatchEvent::Modified(_) | WatchEvent::Deleted(_) => {
-                        backoff = BACKOFF.0;
-                        trigger.fire();
-                    }
-                    WatchEvent::Bookmark(_) => {}
-                    WatchEvent::Error(_) => return,
-                }
-            }
-        };
-        // A failing watch is not reported: the reads of the same object fail as well, and those are.
-        let limit = Duration::from_secs(u64::from(TIMEOUT) + 10);
-        let _ = tokio::time::timeout(limit, session).await;
-        tokio::time::sleep(backoff).await;
-        backoff = BACKOFF.1.min(backoff * 2);
     }
 }

@@ -1,0 +1,94 @@
+# What a person runs and what CI runs are the same commands. `just` lists them.
+
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+# Crates, in the order of their arrows.
+crates := "opensandbox-api opensandbox-certs opensandbox-webhook opensandbox-operator task-executor opensandbox-tests"
+
+# Cases of a soak; the same tests run with fewer in `just test`.
+cases := "100000"
+
+_list:
+    @just --list --unsorted
+
+# Fetch what Cargo.lock names; everything after it works offline.
+fetch:
+    cargo fetch --locked
+
+fmt:
+    cargo fmt --all
+
+fmt-check:
+    cargo fmt --all -- --check
+
+clippy:
+    cargo clippy --workspace --all-targets --locked -- -D warnings
+
+# Check each crate alone, so that none leans on features which another one turns on.
+check-each:
+    for crate in {{ crates }}; do cargo check --locked --package "$crate"; done
+    cargo check --locked --package opensandbox-api --no-default-features --lib
+
+# All tests, on a real API server where they need one.
+test:
+    cargo test --workspace --locked
+
+# Only those tests that need neither an API server nor a process.
+test-unit:
+    cargo test --workspace --locked --lib --bins
+
+# Only those that run against a real API server.
+test-api:
+    OPENSANDBOX_REQUIRE_CLUSTER=1 cargo test --locked --package opensandbox-tests
+
+# Write the CRDs from the types.
+gen:
+    cargo crdgen
+
+# Fail when config/crd is not what the types say.
+gen-check: gen
+    git diff --exit-code -- config/crd
+
+# Bans, licences, sources; needs cargo-deny.
+deny:
+    cargo deny check bans licenses sources
+
+# Known vulnerabilities; may fail without a change of ours.
+advisories:
+    cargo deny check advisories
+
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+
+# Render every kustomization, ours and the example.
+render:
+    for directory in config/crd config/rbac config/images config/webhook config/default examples/kustomize; do \
+        kubectl kustomize "$directory" > /dev/null; echo "$directory"; \
+    done
+
+# The main job on a real local Kubernetes.
+demo *arguments:
+    cargo demo {{ arguments }}
+
+# Everything that has to hold before a change lands.
+ci: fmt-check clippy check-each test gen-check deny doc
+
+# Injection of random templates, with two independent JSON Patch implementations.
+soak-injection:
+    OPENSANDBOX_CASES={{ cases }} cargo test --release --locked --package opensandbox-api --test sidecar -- --nocapture
+
+# The rules in Rust against the rules in the CRDs, on random specs.
+soak-rules:
+    OPENSANDBOX_CASES={{ cases }} cargo test --release --locked --package opensandbox-tests --test rules -- --nocapture
+
+# Rotation of certificates under load, with many interleavings of replicas.
+soak-certificates:
+    OPENSANDBOX_CASES={{ cases }} cargo test --release --locked --package opensandbox-certs -- --nocapture
+
+# The webhook's handler in process.
+bench-handler:
+    cargo bench --locked --package opensandbox-webhook --bench handler
+
+# The webhook over TLS, with a rotation in the middle.
+bench-tls:
+    cargo bench --locked --package opensandbox-webhook --bench tls
