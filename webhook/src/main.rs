@@ -8,6 +8,10 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueEnum};
 use opensandbox_webhook::{cli, serve};
 
+/// A review is many small allocations, and this one is good at them.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Turns a minimal Pool into one with the task-executor, and refuses senseless ones with reasons.
 #[derive(Debug, Parser)]
 #[command(version, about, propagate_version = true)]

@@ -94,10 +94,10 @@ impl Editor {
         }
         let parent = path.parent().expect("the document itself always stands");
         let mut pointer = parent.pointer(&self.document).expect("the parent was made to stand");
-        let Some(super::Segment::Field(name) | super::Segment::Key(name)) = path.segments().last() else { return };
+        let Some(name) = path.last().map(super::Segment::text) else { return };
         match self.document.pointer_mut(&pointer) {
             Some(Value::Object(map)) => {
-                map.insert(name.clone(), value);
+                map.insert(name.to_owned(), value);
                 push_token(&mut pointer, name);
             }
             Some(Value::Array(items)) => {

@@ -333,7 +333,7 @@ impl Run<'_> {
             return self.own.has(path);
         }
         // The container itself is told by its name; its fields are judged one by one.
-        let is_container = path.segments().last() == Some(&super::Segment::Key(labels::TASK_EXECUTOR.to_owned()));
+        let is_container = path.last() == Some(super::Segment::Key(labels::TASK_EXECUTOR));
         is_container || path.get(previous.template) == path.get(self.editor.document())
     }
 

@@ -8,17 +8,27 @@ use std::fmt;
 use serde_json::Value;
 
 /// One step of a [`Path`].
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Segment {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Segment<'a> {
     /// A field of an object.
-    Field(String),
+    Field(&'a str),
     /// An item of a list, or an entry of a map, by its key.
-    Key(String),
+    Key(&'a str),
+}
+
+impl<'a> Segment<'a> {
+    /// The name or the key.
+    pub fn text(self) -> &'a str {
+        let (Self::Field(text) | Self::Key(text)) = self;
+        text
+    }
 }
 
 /// A place in a JSON document that stays the same when lists are reordered.
+///
+/// Kept as its text, which is what records are looked up by, and taken apart on the way.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Path(Vec<Segment>);
+pub struct Path(String);
 
 impl Path {
     /// The document itself.
@@ -29,86 +39,96 @@ impl Path {
     /// A field of what this path names.
     #[must_use]
     pub fn field(&self, name: &str) -> Self {
-        self.with(Segment::Field(name.to_owned()))
+        let mut text = String::with_capacity(self.0.len() + name.len() + 1);
+        text.push_str(&self.0);
+        if !text.is_empty() {
+            text.push('.');
+        }
+        text.push_str(name);
+        Self(text)
     }
 
     /// An item of the list, or an entry of the map, that this path names.
     #[must_use]
     pub fn key(&self, key: &str) -> Self {
-        self.with(Segment::Key(key.to_owned()))
-    }
-
-    fn with(&self, segment: Segment) -> Self {
-        let mut segments = Vec::with_capacity(self.0.len() + 1);
-        segments.extend_from_slice(&self.0);
-        segments.push(segment);
-        Self(segments)
+        let mut text = String::with_capacity(self.0.len() + key.len() + 2);
+        text.push_str(&self.0);
+        text.push('[');
+        text.push_str(key);
+        text.push(']');
+        Self(text)
     }
 
     /// Reads what [`fmt::Display`] writes; `None` for anything else.
     pub fn parse(text: &str) -> Option<Self> {
-        let mut segments = Vec::new();
         let mut rest = text;
         while !rest.is_empty() {
-            if let Some(inside) = rest.strip_prefix('[') {
-                let end = inside.find(']')?;
-                segments.push(Segment::Key(inside[..end].to_owned()));
-                rest = &inside[end + 1..];
-            } else {
-                let field = rest.strip_prefix('.').unwrap_or(rest);
-                let end = field.find(['.', '[']).unwrap_or(field.len());
-                if end == 0 {
-                    return None;
-                }
-                segments.push(Segment::Field(field[..end].to_owned()));
-                rest = &field[end..];
-            }
+            rest = next_segment(rest)?.1;
         }
-        Some(Self(segments))
+        Some(Self(text.to_owned()))
     }
 
-    /// The steps.
-    pub fn segments(&self) -> &[Segment] {
+    /// The text.
+    pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The steps, from the document on.
+    pub fn segments(&self) -> impl Iterator<Item = Segment<'_>> {
+        let mut rest = self.0.as_str();
+        std::iter::from_fn(move || {
+            let (segment, after) = next_segment(rest)?;
+            rest = after;
+            Some(segment)
+        })
+    }
+
+    /// The last step.
+    pub fn last(&self) -> Option<Segment<'_>> {
+        self.segments().last()
     }
 
     /// The path without its last step.
     pub fn parent(&self) -> Option<Self> {
-        let (_, rest) = self.0.split_last()?;
-        Some(Self(rest.to_vec()))
+        let length = match self.last()? {
+            Segment::Key(key) => key.len() + 2,
+            Segment::Field(name) => (name.len() + 1).min(self.0.len()),
+        };
+        Some(Self(self.0[..self.0.len() - length].to_owned()))
     }
 
     /// What stands there, if anything does.
     pub fn get<'a>(&self, document: &'a Value) -> Option<&'a Value> {
+        let mut value = document;
         let mut list = "";
-        self.0.iter().try_fold(document, |value, segment| {
-            let next = match (value, segment) {
-                (Value::Object(map), Segment::Field(name) | Segment::Key(name)) => map.get(name),
-                (Value::Array(items), Segment::Key(key)) => items.get(index_of(items, list, key)?),
-                _ => None,
+        for segment in self.segments() {
+            value = match (value, segment) {
+                (Value::Object(map), segment) => map.get(segment.text())?,
+                (Value::Array(items), Segment::Key(key)) => items.get(index_of(items, list, key)?)?,
+                _ => return None,
             };
             if let Segment::Field(name) = segment {
                 list = name;
             }
-            next
-        })
+        }
+        Some(value)
     }
 
     /// The JSON pointer (RFC 6901) of what stands there now.
     pub fn pointer(&self, document: &Value) -> Option<String> {
-        let mut pointer = String::new();
+        let mut pointer = String::with_capacity(self.0.len() + 4);
         let mut value = document;
         let mut list = "";
-        for segment in &self.0 {
+        for segment in self.segments() {
             match (value, segment) {
                 (Value::Array(items), Segment::Key(key)) => {
                     let index = index_of(items, list, key)?;
                     push_token(&mut pointer, &index.to_string());
                     value = &items[index];
                 }
-                (Value::Object(map), Segment::Field(name) | Segment::Key(name)) => {
-                    push_token(&mut pointer, name);
-                    value = map.get(name)?;
+                (Value::Object(map), segment) => {
+                    push_token(&mut pointer, segment.text());
+                    value = map.get(segment.text())?;
                 }
                 _ => return None,
             }
@@ -122,15 +142,19 @@ impl Path {
 
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, segment) in self.0.iter().enumerate() {
-            match segment {
-                Segment::Field(name) if index == 0 => f.write_str(name)?,
-                Segment::Field(name) => write!(f, ".{name}")?,
-                Segment::Key(key) => write!(f, "[{key}]")?,
-            }
-        }
-        Ok(())
+        f.write_str(&self.0)
     }
+}
+
+/// The first step of a text and what follows it.
+fn next_segment(text: &str) -> Option<(Segment<'_>, &str)> {
+    if let Some(inside) = text.strip_prefix('[') {
+        let end = inside.find(']')?;
+        return Some((Segment::Key(&inside[..end]), &inside[end + 1..]));
+    }
+    let field = text.strip_prefix('.').unwrap_or(text);
+    let end = field.bytes().position(|byte| byte == b'.' || byte == b'[').unwrap_or(field.len());
+    (end > 0).then(|| (Segment::Field(&field[..end]), &field[end..]))
 }
 
 /// The item of the list named `list` that a key picks: of ports by number, of strings by value, of

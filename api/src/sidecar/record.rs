@@ -42,7 +42,7 @@ impl Record {
 
     /// Whether the value at this path is ours.
     pub fn has(&self, path: &Path) -> bool {
-        self.added.contains_key(&path.to_string())
+        self.added.contains_key(path.as_str())
     }
 
     /// Origin of the executor's image, if it is ours.
@@ -53,6 +53,6 @@ impl Record {
 
     /// Origin of the value at this path, if it is ours.
     pub fn origin(&self, path: &Path) -> Option<&str> {
-        self.added.get(&path.to_string()).map(String::as_str)
+        self.added.get(path.as_str()).map(String::as_str)
     }
 }

@@ -39,7 +39,7 @@ fn restore(template: &mut Value, record: &Record) {
     }
     // The innermost first, so that an outer one is empty when its turn comes.
     let mut parents: Vec<&String> = parents.iter().filter(|text| *text != POOL_ANNOTATIONS).collect();
-    parents.sort_by_key(|text| std::cmp::Reverse(Path::parse(text).map_or(0, |path| path.segments().len())));
+    parents.sort_by_key(|text| std::cmp::Reverse(Path::parse(text).map_or(0, |path| path.segments().count())));
     for text in parents {
         take_away(template, text, replaced.get(text), true);
     }
@@ -59,7 +59,7 @@ fn take_away(template: &mut Value, text: &str, before: Option<&Value>, only_if_e
         return;
     }
     let Some((parent, _)) = pointer.rsplit_once('/') else { return };
-    let Some(super::Segment::Field(name) | super::Segment::Key(name)) = path.segments().last() else { return };
+    let Some(name) = path.last().map(super::Segment::text) else { return };
     match template.pointer_mut(parent) {
         Some(Value::Object(map)) => {
             map.shift_remove(name);

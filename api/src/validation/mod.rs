@@ -112,10 +112,15 @@ impl Problems {
 /// What stands in a message for a value that may be a secret.
 pub(crate) const NOT_SHOWN: &str = "(not shown)";
 
-/// A value as it is shown in a message: compact JSON, cut where it is long.
+/// A value as it is shown in a message: compact JSON, cut where it is long; of objects and lists only
+/// that they are some, since what is in them may be long, secret or not even read.
 pub(crate) fn shown(value: &Value) -> String {
     const LONGEST: usize = 80;
-    let text = value.to_string();
+    let text = match value {
+        Value::Object(_) => return "{…}".to_owned(),
+        Value::Array(_) => return "[…]".to_owned(),
+        simple => simple.to_string(),
+    };
     if text.len() <= LONGEST {
         return text;
     }

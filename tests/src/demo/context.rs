@@ -36,7 +36,10 @@ pub(super) enum Way {
     /// As config/default has it: a Deployment.
     Deployment,
     /// As a process on this machine, since there is no node.
-    Process,
+    Process {
+        /// What a demo that was killed had installed is still there.
+        leftover: bool,
+    },
 }
 
 /// A context that the demo may use.
@@ -164,7 +167,7 @@ impl Context {
                 self.server
             );
         }
-        Ok(Way::Process)
+        Ok(Way::Process { leftover: url.is_some() })
     }
 }
 

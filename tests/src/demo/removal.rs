@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
 use crate::administrator::Administrator;
-use crate::installation::{self, list};
+use crate::installation::list;
 
 /// Marks the demo's namespace, so that nobody else's is ever deleted.
 pub(super) const NAMESPACE_LABEL: (&str, &str) = ("app.kubernetes.io/managed-by", "opensandbox-demo");
@@ -40,7 +40,7 @@ impl Removal {
         delete_objects(user, name).await
     }
 
-    /// Notes which documents are about to be new. `ours`: all of them are of a run that was killed.
+    /// Notes which documents are about to be new.
     ///
     /// # Errors
     /// The API server does not answer.
@@ -77,8 +77,13 @@ impl Removal {
         self.namespace.is_none() && self.installed.is_empty()
     }
 
-    /// Removes it. Returns what stays, and why. Without controllers (`has_controllers`) nobody else
-    /// empties namespaces, so this does.
+    /// Whether this run installed something.
+    pub(super) fn has_installed(&self) -> bool {
+        !self.installed.is_empty()
+    }
+
+    /// Removes it. Returns what stays, and why. Where no controllers run nobody else finishes the
+    /// deletion of a namespace, so this does.
     ///
     /// # Errors
     /// The API server refuses; what was not yet removed is still there.
@@ -177,13 +182,4 @@ async fn delete_namespace(
         user.kubectl_with_input(&replace, &namespace.to_string()).await?;
     }
     Ok(())
-}
-
-/// The command by which a user removes an installation that was kept.
-pub(super) fn by_hand(flags: &str, namespace: &str) -> String {
-    format!(
-        "kubectl{flags} delete namespace {namespace}\n  kubectl{flags} delete -k config/default\n  \
-         (namespace of the installation: {})",
-        installation::NAMESPACE
-    )
 }

@@ -42,6 +42,8 @@ pub(super) struct Stage<'a> {
     pub(super) namespace: String,
     /// The webhook's program.
     pub(super) webhook: PathBuf,
+    /// The image that the installation gives to Pools.
+    pub(super) image: String,
 }
 
 impl Stage<'_> {

@@ -63,9 +63,9 @@ pub(super) async fn minimal_pool(stage: &Stage<'_>) -> Result<()> {
         &Some(&json!({"capabilities": {"add": ["SYS_PTRACE"]}})),
     )?;
     stage.expect(
-        &format!("the executor's image is {DEFAULT_TASK_EXECUTOR_IMAGE}"),
+        &format!("the executor's image is {}", stage.image),
         &executor_field(&stored, "image"),
-        &Some(&json!(DEFAULT_TASK_EXECUTOR_IMAGE)),
+        &Some(&json!(stage.image)),
     )
 }
 
@@ -126,20 +126,20 @@ pub(super) async fn images(stage: &Stage<'_>) -> Result<()> {
     // What a pipeline does: the same file again.
     stage.apply_example(MINIMAL).await?;
     show_images(stage).await?;
-    stage.expect("the new Pool has the new image", &image(stage, "second-pool").await?, NEW_IMAGE)?;
+    stage.expect("the new Pool has the new image", image(stage, "second-pool").await?.as_str(), NEW_IMAGE)?;
     stage.expect(
         "the old one keeps what it had, also when its file is applied again",
         &image(stage, "minimal-pool").await?,
-        DEFAULT_TASK_EXECUTOR_IMAGE,
+        &stage.image,
     )?;
 
     let ask = format!("{INJECTION_UPGRADE}=v1.0.0");
     stage.kubectl(&["annotate", "pool", "minimal-pool", "--overwrite", &ask]).await?;
     show_images(stage).await?;
-    stage.expect("asked to, it takes the new one", &image(stage, "minimal-pool").await?, NEW_IMAGE)?;
+    stage.expect("asked to, it takes the new one", image(stage, "minimal-pool").await?.as_str(), NEW_IMAGE)?;
     stage.expect(
         "the one that names its image itself keeps that",
-        &image(stage, "task-enabled-pool").await?,
+        image(stage, "task-enabled-pool").await?.as_str(),
         DEFAULT_TASK_EXECUTOR_IMAGE,
     )
 }

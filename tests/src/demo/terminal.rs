@@ -35,10 +35,6 @@ impl Terminal {
         Self { colors, verbose, steps: Cell::new(0) }
     }
 
-    pub(super) fn verbose(&self) -> bool {
-        self.verbose
-    }
-
     fn line(&self, style: &str, text: &str) -> Result<()> {
         let mut output = io::stdout().lock();
         if self.colors && !style.is_empty() {

@@ -7,8 +7,8 @@ use super::Policy;
 use super::review::{Answer, Request};
 
 /// Denies what is wrong; warns of what will hurt.
-pub(super) fn validate(request: &Request<'_>, policy: &Policy) -> Answer {
-    let sandbox = request.object.as_ref().map_or(&Value::Null, |object| &object.0);
+pub(super) fn validate(request: &Request<'_, Value>, policy: &Policy) -> Answer {
+    let sandbox = request.object();
     let old = request.old();
     let mut problems = validation::batch_sandbox(sandbox, old);
     if let Some(old) = old

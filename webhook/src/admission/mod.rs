@@ -5,7 +5,8 @@
 //! `opensandbox-api`; the command line calls the same ones.
 //!
 //! ```text
-//! review         bytes -> request, answer -> bytes; borrows, so that what is not needed is not built
+//! review         bytes -> request, answer -> bytes
+//! projection     of a Pool only what the rules look at, so that a large one costs little
 //! pool           mutate and validate Pools
 //! batch_sandbox  validate BatchSandboxes
 //! ```
@@ -15,6 +16,7 @@
 
 mod batch_sandbox;
 mod pool;
+pub mod projection;
 mod review;
 
 use std::sync::Arc;
@@ -22,12 +24,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::StatusCode;
 use opensandbox_api::sidecar::{InjectionDefault, Sourced};
+use serde_json::Value;
 
 use crate::facts::Facts;
 use crate::metrics::Metrics;
 use crate::server::{Reply, Routes};
 
-pub use review::{Answer, Request};
+pub use review::{Answer, Request, Reviewed};
 
 /// Path of the mutating webhook of Pools.
 pub const MUTATE_POOL: &str = "/mutate-sandbox-opensandbox-io-v1alpha1-pool";
@@ -88,7 +91,7 @@ impl Admission {
 
     /// Injects the executor, or says why the Pool is refused.
     pub async fn mutate_pool(&self, body: &[u8]) -> Reply {
-        let request = match review::read(body) {
+        let request = match review::read::<projection::Pool>(body) {
             Ok(request) => request,
             Err(error) => return not_a_review(&error),
         };
@@ -102,7 +105,7 @@ impl Admission {
 
     /// Checks a Pool and warns of what will hurt later.
     pub async fn validate_pool(&self, body: &[u8]) -> Reply {
-        let request = match review::read(body) {
+        let request = match review::read::<projection::Pool>(body) {
             Ok(request) => request,
             Err(error) => return not_a_review(&error),
         };
@@ -116,7 +119,7 @@ impl Admission {
 
     /// Checks a BatchSandbox.
     pub fn validate_batch_sandbox(&self, body: &[u8]) -> Reply {
-        let request = match review::read(body) {
+        let request = match review::read::<Value>(body) {
             Ok(request) => request,
             Err(error) => return not_a_review(&error),
         };
@@ -126,7 +129,7 @@ impl Admission {
         self.reply(&request, answer)
     }
 
-    fn reply(&self, request: &Request<'_>, answer: Answer) -> Reply {
+    fn reply<O: Reviewed>(&self, request: &Request<'_, O>, answer: Answer) -> Reply {
         let warnings = answer.warnings.len();
         self.shared.metrics.warnings.inc_by(u64::try_from(warnings).unwrap_or(u64::MAX));
         let verdict = answer.verdict();

@@ -6,19 +6,19 @@ use opensandbox_api::validation::{self, NamespaceFacts, Problem};
 use serde_json::Value;
 
 use super::review::{Answer, Request};
-use super::Policy;
+use super::{Policy, projection};
 use crate::facts::Facts;
 use crate::metrics::{Metrics, Origin};
 
 /// Injects, or denies with every reason that shows: those of the rules and those of the template.
 pub(super) fn mutate(
-    request: &Request<'_>,
+    request: &Request<'_, projection::Pool>,
     namespace: &NamespaceFacts,
     facts: &Facts,
     policy: &Policy,
     metrics: &Metrics,
 ) -> Answer {
-    let pool = object(request);
+    let pool = request.object();
     let mut problems = problems(pool, request.old());
     let settings = facts.settings(request.namespace(), policy);
     let context = Context {
@@ -47,8 +47,8 @@ pub(super) fn mutate(
 }
 
 /// Denies what is wrong; warns of what will hurt.
-pub(super) fn validate(request: &Request<'_>, namespace: &NamespaceFacts, policy: &Policy) -> Answer {
-    let pool = object(request);
+pub(super) fn validate(request: &Request<'_, projection::Pool>, namespace: &NamespaceFacts, policy: &Policy) -> Answer {
+    let pool = request.object();
     let problems = problems(pool, request.old());
     if !problems.is_empty() {
         return Answer::denied("Pool", request.name(), &problems);
@@ -69,10 +69,6 @@ fn problems(pool: &Value, old: Option<&Value>) -> Vec<Problem> {
         Some(old) if !problems.is_empty() => validation::new_problems(problems, &validation::pool(old)),
         _ => problems,
     }
-}
-
-fn object<'a>(request: &'a Request<'_>) -> &'a Value {
-    request.object.as_ref().map_or(&Value::Null, |object| &object.0)
 }
 
 fn words(decision: &Decision) -> String {

@@ -1,7 +1,7 @@
 //! `admission.k8s.io/v1` as bytes: what is read of a request, and how an answer is written.
 //!
-//! A request borrows from the body; of the objects only what the rules look at is built, so that
-//! `managedFields` and `status`, most of the bytes of a stored object, cost one scan and no memory.
+//! A request borrows from the body; of a Pool only what the rules look at is built, see
+//! [`projection`](super::projection).
 
 use std::borrow::Cow;
 
@@ -10,9 +10,10 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use json_patch::PatchOperation;
 use opensandbox_api::validation::Problem;
-use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
+
+use super::projection::Pool;
 
 /// Longest warning that the API server passes on whole, in bytes.
 const LONGEST_WARNING: usize = 256;
@@ -32,19 +33,20 @@ pub(super) enum Error {
 }
 
 #[derive(Deserialize)]
-struct Review<'a> {
+#[serde(bound(deserialize = "O: Deserialize<'de>"))]
+struct Review<'a, O> {
     #[serde(borrow, rename = "apiVersion")]
     api_version: Cow<'a, str>,
     #[serde(borrow)]
     kind: Cow<'a, str>,
     #[serde(borrow)]
-    request: Option<Request<'a>>,
+    request: Option<Request<'a, O>>,
 }
 
-/// What is read of a request.
+/// What is read of a request for an object of type `O`.
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Request<'a> {
+#[serde(rename_all = "camelCase", bound(deserialize = "O: Deserialize<'de>"))]
+pub struct Request<'a, O> {
     /// Identifies request and answer.
     #[serde(borrow)]
     pub uid: Cow<'a, str>,
@@ -65,10 +67,10 @@ pub struct Request<'a> {
     user_info: UserInfo<'a>,
     /// The object as it would be stored.
     #[serde(default)]
-    pub object: Option<Object>,
+    pub object: Option<O>,
     /// The stored object, on an update.
     #[serde(default)]
-    pub old_object: Option<Object>,
+    pub old_object: Option<O>,
     /// Nothing will be stored. Said to the log only: answers are the same, for they have no effects.
     #[serde(default)]
     pub dry_run: bool,
@@ -91,105 +93,27 @@ struct UserInfo<'a> {
     username: Cow<'a, str>,
 }
 
-/// An object without what the rules never look at. Anything that is not an object is kept as it is.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Object(pub Value);
+/// An object as the rules look at it.
+pub trait Reviewed {
+    /// The value.
+    fn value(&self) -> &Value;
+}
 
-impl<'de> Deserialize<'de> for Object {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ObjectVisitor { level: Level::Root }).map(Self)
+impl Reviewed for Value {
+    fn value(&self) -> &Value {
+        self
     }
 }
 
-/// Builds a value, but for the fields that its level leaves out.
-struct ObjectVisitor {
-    level: Level,
-}
-
-/// Where in an object a visitor stands.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Level {
-    /// The object itself: `status` is left out.
-    Root,
-    /// Its metadata: `managedFields` is left out.
-    Metadata,
-}
-
-impl Level {
-    fn leaves_out(self, field: &str) -> bool {
-        match self {
-            Self::Root => field == "status",
-            Self::Metadata => field == "managedFields",
-        }
-    }
-}
-
-impl<'de> serde::de::Visitor<'de> for ObjectVisitor {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("a JSON value")
-    }
-
-    fn visit_map<A: serde::de::MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
-        let mut map = Map::new();
-        while let Some(key) = access.next_key::<Cow<'de, str>>()? {
-            if self.level.leaves_out(&key) {
-                access.next_value::<IgnoredAny>()?;
-            } else if self.level == Level::Root && key == "metadata" {
-                map.insert(key.into_owned(), access.next_value::<Metadata>()?.0);
-            } else {
-                map.insert(key.into_owned(), access.next_value()?);
-            }
-        }
-        Ok(Value::Object(map))
-    }
-
-    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
-        let mut items = Vec::new();
-        while let Some(item) = access.next_element()? {
-            items.push(item);
-        }
-        Ok(Value::Array(items))
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(Value::from(value))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(Value::from(value))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(Value::from(value))
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(Value::from(value))
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(Value::from(value))
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-}
-
-/// `metadata` without `managedFields`.
-struct Metadata(Value);
-
-impl<'de> Deserialize<'de> for Metadata {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ObjectVisitor { level: Level::Metadata }).map(Self)
+impl Reviewed for Pool {
+    fn value(&self) -> &Value {
+        &self.0
     }
 }
 
 /// Reads a review.
-pub(super) fn read(body: &[u8]) -> Result<Request<'_>, Error> {
-    let review: Review<'_> = serde_json::from_slice(body).map_err(Error::Malformed)?;
+pub(super) fn read<'a, O: Deserialize<'a>>(body: &'a [u8]) -> Result<Request<'a, O>, Error> {
+    let review: Review<'_, O> = serde_json::from_slice(body).map_err(Error::Malformed)?;
     if review.kind != "AdmissionReview" || review.api_version != "admission.k8s.io/v1" {
         return Err(Error::OtherKind {
             kind: review.kind.into_owned(),
@@ -199,14 +123,13 @@ pub(super) fn read(body: &[u8]) -> Result<Request<'_>, Error> {
     review.request.ok_or(Error::NoRequest)
 }
 
-impl Request<'_> {
+impl<O: Reviewed> Request<'_, O> {
     /// Namespace of the object.
     pub fn namespace(&self) -> &str {
         if !self.namespace.is_empty() {
             return &self.namespace;
         }
-        let object = self.object.as_ref().map(|object| &object.0);
-        object.and_then(|object| object.pointer("/metadata/namespace")).and_then(Value::as_str).unwrap_or_default()
+        self.object().pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or_default()
     }
 
     /// Name of the object, or the prefix from which one will be made.
@@ -214,8 +137,7 @@ impl Request<'_> {
         if !self.name.is_empty() {
             return &self.name;
         }
-        let object = self.object.as_ref().map(|object| &object.0);
-        let read = |field: &str| object?.pointer(&format!("/metadata/{field}"))?.as_str();
+        let read = |field: &str| self.object().pointer("/metadata")?.get(field)?.as_str();
         read("name").or_else(|| read("generateName")).unwrap_or_default()
     }
 
@@ -224,9 +146,14 @@ impl Request<'_> {
         &self.user_info.username
     }
 
+    /// The object as it would be stored; `null` if there is none.
+    pub fn object(&self) -> &Value {
+        self.object.as_ref().map_or(&Value::Null, Reviewed::value)
+    }
+
     /// The stored object, if there is one worth comparing with.
     pub fn old(&self) -> Option<&Value> {
-        self.old_object.as_ref().map(|object| &object.0).filter(|object| object.is_object())
+        self.old_object.as_ref().map(Reviewed::value).filter(|object| object.is_object())
     }
 
     /// An answer for what the webhook has nothing to say about, or must refuse unseen: another
@@ -245,11 +172,8 @@ impl Request<'_> {
             ));
         }
         let changes = matches!(self.operation.as_ref(), "CREATE" | "UPDATE");
-        let leaving = self
-            .object
-            .as_ref()
-            .and_then(|object| object.0.pointer("/metadata/deletionTimestamp"))
-            .is_some_and(|timestamp| !timestamp.is_null());
+        let leaving =
+            self.object().pointer("/metadata/deletionTimestamp").is_some_and(|timestamp| !timestamp.is_null());
         (!changes || !self.sub_resource.is_empty() || leaving).then(Answer::allowed)
     }
 }

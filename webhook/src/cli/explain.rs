@@ -294,10 +294,7 @@ fn row(path: &Path, value: &Value, record: &Record) -> Row {
 }
 
 fn executor_key(path: &Path) -> bool {
-    path.segments().last()
-        == Some(&opensandbox_api::sidecar::Segment::Key(
-            labels::TASK_EXECUTOR.to_owned(),
-        ))
+    path.last() == Some(opensandbox_api::sidecar::Segment::Key(labels::TASK_EXECUTOR))
 }
 
 /// By what an item is told from the others of its list.

@@ -57,7 +57,10 @@ pub(super) fn inject(
                 return false;
             }
             json_patch::patch(object, &patch).expect("the patch was made for this object");
-            changes.push(Change::new(place, object, &namespace, patch));
+            // A patch is about as large as what it adds: kept only to be printed.
+            if arguments.output == Format::Patch {
+                changes.push(Change::new(place, object, &namespace, patch));
+            }
             true
         });
     }
@@ -88,7 +91,10 @@ pub(super) fn uninject(
                 .and_then(Value::as_str);
             let namespace = namespace.unwrap_or(&arguments.files.namespace).to_owned();
             *object = bare;
-            changes.push(Change::new(place, object, &namespace, patch));
+            // A patch is about as large as what it adds: kept only to be printed.
+            if arguments.output == Format::Patch {
+                changes.push(Change::new(place, object, &namespace, patch));
+            }
             true
         });
     }

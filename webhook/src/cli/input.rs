@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-/// Most bytes read in one run.
-const MAX_INPUT: usize = 64 << 20;
+/// Most bytes read in one run. Small objects take about a hundred times their text in memory.
+const MAX_INPUT: usize = 32 << 20;
 
 /// Where the input comes from.
 #[derive(Debug, Args)]

@@ -104,6 +104,7 @@ pub(super) fn title(place: &Place, object: &Value, namespace: &str) -> String {
         .unwrap_or_default();
     let name = name(object);
     match Kind::of(object) {
+        _ if kind.is_empty() => place.to_string(),
         Kind::Namespace => format!("{place} ({kind} {name})"),
         _ => format!("{place} ({kind} {namespace}/{name})"),
     }

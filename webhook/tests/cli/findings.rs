@@ -107,6 +107,16 @@ fn batch_sandboxes_are_validated_and_warnings_count_with_strict() {
 }
 
 #[test]
+fn what_is_no_object_is_passed_through_with_a_warning() {
+    let (status, out, log) = run(&["inject"], "just a text\n");
+    assert_eq!((status, out.as_str()), (0, "just a text\n"));
+    assert_eq!(
+        log,
+        "warning: stdin: document 1: has neither apiVersion nor kind and is not looked at\n"
+    );
+}
+
+#[test]
 fn explain_names_decision_main_container_and_every_origin() {
     let input = format!("{SEED_IMAGES}---\n{BASIC}");
     let out = fine(&["explain"], &input);

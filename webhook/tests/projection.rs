@@ -1,0 +1,41 @@
+//! What is read of a Pool is enough: every rule says the same of it as of the whole.
+
+#![expect(clippy::tests_outside_test_module, reason = "an integration test")]
+
+#[path = "../../api/tests/support/mod.rs"]
+mod support;
+
+use opensandbox_api::sidecar::pool::{Context, mutate};
+use opensandbox_api::sidecar::{InjectionDefault, Settings};
+use opensandbox_api::validation::{self, NamespaceFacts};
+use opensandbox_webhook::admission::projection::Pool;
+use proptest::prelude::*;
+use serde_json::Value;
+use support::{cases, pools};
+
+fn projected(pool: &Value) -> Value {
+    serde_json::from_str::<Pool>(&pool.to_string()).expect("any JSON can be read").0
+}
+
+/// Everything that the webhook says of a Pool.
+fn said(pool: &Value, old: Option<&Value>) -> String {
+    let settings = Settings::built_in();
+    let context = Context { namespace_label: None, default: InjectionDefault::Enabled, settings: &settings };
+    let namespace = NamespaceFacts { injection: None, pod_security: Some("restricted".to_owned()) };
+    let problems = validation::pool(pool);
+    let mutation = mutate(pool, old, &context);
+    let warnings = mutation.as_ref().map(|mutation| validation::pool_warnings(pool, &namespace, &mutation.decision));
+    let problem_texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    let patch = mutation.as_ref().map(|mutation| serde_json::to_string(&mutation.operations).unwrap());
+    format!("{problem_texts:?}\n{patch:?}\n{warnings:?}")
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
+
+    #[test]
+    fn rules_say_the_same_of_what_is_read_as_of_the_whole(pool in pools(), old in pools()) {
+        prop_assert_eq!(said(&projected(&pool), None), said(&pool, None));
+        prop_assert_eq!(said(&projected(&pool), Some(&projected(&old))), said(&pool, Some(&old)));
+    }
+}
