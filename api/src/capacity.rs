@@ -9,8 +9,8 @@
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Map, Value, json};
 
-use crate::validation::{Problems, Stage, shape};
 use crate::v1alpha1::CapacitySpec;
+use crate::validation::{Problems, Stage, shape};
 
 /// Share of pods that may be not ready at once where a strategy names none, in percent (upstream's).
 pub const DEFAULT_MAX_UNAVAILABLE_PERCENT: u8 = 25;
@@ -34,14 +34,21 @@ impl MaxUnavailable {
     /// Reads what a strategy holds; `None` for what is not a positive number nor `1%` to `100%`.
     pub fn parse(value: &IntOrString) -> Option<Self> {
         match value {
-            IntOrString::Int(number) => u32::try_from(*number).ok().filter(|number| *number > 0).map(Self::Pods),
+            IntOrString::Int(number) => u32::try_from(*number)
+                .ok()
+                .filter(|number| *number > 0)
+                .map(Self::Pods),
             IntOrString::String(text) => {
                 let digits = text.strip_suffix('%')?;
                 // No sign, no leading zero: what the CRD's pattern accepts, no more.
                 if !digits.bytes().all(|byte| byte.is_ascii_digit()) || digits.starts_with('0') {
                     return None;
                 }
-                digits.parse().ok().filter(|percent| (1..=100).contains(percent)).map(Self::Percent)
+                digits
+                    .parse()
+                    .ok()
+                    .filter(|percent| (1..=100).contains(percent))
+                    .map(Self::Percent)
             }
         }
     }
@@ -91,7 +98,12 @@ pub fn change(capacity: CapacitySpec, census: Census) -> Change {
     let number = |value: i32| u32::try_from(value).unwrap_or(0);
     let (buffer_min, buffer_max) = (number(capacity.buffer_min), number(capacity.buffer_max));
     let (pool_min, pool_max) = (number(capacity.pool_min), number(capacity.pool_max));
-    let Census { allocated, idle, terminating, waiting } = census;
+    let Census {
+        allocated,
+        idle,
+        terminating,
+        waiting,
+    } = census;
 
     // Idle pods that the waiting will take at once are not a buffer for those who come next.
     let spare = idle.saturating_sub(waiting);
@@ -123,16 +135,30 @@ pub(crate) fn check(problems: &mut Problems, path: &str, numbers: &Map<String, V
         let path = format!("{path}.{name}");
         let value = shape::field(numbers, name);
         if value.is_none() {
-            problems.required(Stage::Schema, path.clone(), "must be a number of pods, 0 or more");
+            problems.required(
+                Stage::Schema,
+                path.clone(),
+                "must be a number of pods, 0 or more",
+            );
         }
-        shape::integer(problems, Stage::Schema, &path, value, 0, i64::from(i32::MAX))
+        shape::integer(
+            problems,
+            Stage::Schema,
+            &path,
+            value,
+            0,
+            i64::from(i32::MAX),
+        )
     };
     let (buffer_max, buffer_min) = (read("bufferMax"), read("bufferMin"));
     let (pool_max, pool_min) = (read("poolMax"), read("poolMin"));
-    for (least_name, least, most_name, most) in
-        [("bufferMin", buffer_min, "bufferMax", buffer_max), ("poolMin", pool_min, "poolMax", pool_max)]
-    {
-        let (Some(least), Some(most)) = (least, most) else { continue };
+    for (least_name, least, most_name, most) in [
+        ("bufferMin", buffer_min, "bufferMax", buffer_max),
+        ("poolMin", pool_min, "poolMax", pool_max),
+    ] {
+        let (Some(least), Some(most)) = (least, most) else {
+            continue;
+        };
         if least > most {
             problems.invalid(
                 Stage::Schema,
@@ -151,7 +177,12 @@ mod tests {
     use super::*;
 
     fn spec(buffer_min: i32, buffer_max: i32, pool_min: i32, pool_max: i32) -> CapacitySpec {
-        CapacitySpec { buffer_max, buffer_min, pool_max, pool_min }
+        CapacitySpec {
+            buffer_max,
+            buffer_min,
+            pool_max,
+            pool_min,
+        }
     }
 
     #[test]
@@ -163,15 +194,37 @@ mod tests {
             assert_eq!(parse(wrong), None, "{wrong}");
         }
         assert_eq!(MaxUnavailable::parse(&IntOrString::Int(0)), None);
-        assert_eq!(MaxUnavailable::parse(&IntOrString::Int(7)).map(|pods| pods.resolve(1)), Some(7));
+        assert_eq!(
+            MaxUnavailable::parse(&IntOrString::Int(7)).map(|pods| pods.resolve(1)),
+            Some(7)
+        );
     }
 
     #[test]
     fn an_empty_pool_is_filled_to_its_minimum_and_a_full_one_trimmed() {
         let capacity = spec(2, 10, 5, 20);
         assert_eq!(change(capacity, Census::default()), Change::Create(5));
-        assert_eq!(change(capacity, Census { idle: 15, ..Census::default() }), Change::DeleteIdle(5));
-        assert_eq!(change(capacity, Census { allocated: 20, waiting: 3, ..Census::default() }), Change::None);
+        assert_eq!(
+            change(
+                capacity,
+                Census {
+                    idle: 15,
+                    ..Census::default()
+                }
+            ),
+            Change::DeleteIdle(5)
+        );
+        assert_eq!(
+            change(
+                capacity,
+                Census {
+                    allocated: 20,
+                    waiting: 3,
+                    ..Census::default()
+                }
+            ),
+            Change::None
+        );
     }
 
     proptest! {

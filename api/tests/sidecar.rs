@@ -3,6 +3,7 @@
 //! `OPENSANDBOX_CASES` sets the number of cases (1,000 by default; `just soak-injection` uses 10^5).
 
 #![expect(clippy::tests_outside_test_module, reason = "an integration test")]
+#![expect(clippy::unwrap_used, reason = "a test fails by it")]
 
 mod support;
 
@@ -16,27 +17,39 @@ use support::{cases, pools};
 
 fn settings(image: &str) -> Settings {
     Settings {
-        image: Sourced { value: image.to_owned(), origin: format!("ConfigMap a/{image}") },
+        image: Sourced {
+            value: image.to_owned(),
+            origin: format!("ConfigMap a/{image}"),
+        },
         verification_key: None,
     }
 }
 
 fn context(settings: &Settings) -> Context<'_> {
-    Context { namespace_label: None, default: InjectionDefault::Enabled, settings }
+    Context {
+        namespace_label: None,
+        default: InjectionDefault::Enabled,
+        settings,
+    }
 }
 
 /// The Pool after the webhook saw it, or `None` if it is refused.
 fn admitted(pool: &Value, old: Option<&Value>, settings: &Settings) -> Option<Value> {
     let mutation = mutate(pool, old, &context(settings)).ok()?;
     let mut result = pool.clone();
-    patch(&mut result, &Patch(mutation.operations)).expect("the patch applies to what it was made for");
+    patch(&mut result, &Patch(mutation.operations))
+        .expect("the patch applies to what it was made for");
     Some(result)
 }
 
 /// An implementation of the two operations that knows nothing of the other one.
 fn apply_by_hand(document: &Value, operations: &[PatchOperation]) -> Value {
     let mut document = document.clone();
-    for operation in serde_json::to_value(operations).unwrap().as_array().unwrap() {
+    for operation in serde_json::to_value(operations)
+        .unwrap()
+        .as_array()
+        .unwrap()
+    {
         let kind = operation["op"].as_str().unwrap();
         let tokens: Vec<String> = operation["path"]
             .as_str()
@@ -72,12 +85,14 @@ fn apply_by_hand(document: &Value, operations: &[PatchOperation]) -> Value {
 /// Whether everything that says something in `before` is in `after`, items of lists in the same order.
 fn kept(before: &Value, after: &Value) -> bool {
     match (before, after) {
-        (Value::Object(before), Value::Object(after)) => before
-            .iter()
-            .all(|(key, value)| hollow(value) || after.get(key).is_some_and(|after| kept(value, after))),
+        (Value::Object(before), Value::Object(after)) => before.iter().all(|(key, value)| {
+            hollow(value) || after.get(key).is_some_and(|after| kept(value, after))
+        }),
         (Value::Array(before), Value::Array(after)) => {
             let mut rest = after.iter();
-            before.iter().all(|item| rest.any(|after| kept(item, after)))
+            before
+                .iter()
+                .all(|item| rest.any(|after| kept(item, after)))
         }
         (before, after) => before == after || hollow(before),
     }

@@ -25,7 +25,7 @@ impl Case {
             "Pod" => Kind::Pod,
             "PodTemplate" => Kind::PodTemplate,
             "TaskTemplate" => Kind::TaskTemplate,
-            other => panic!("unknown kind {other}"),
+            other => unreachable!("unknown kind {other}"),
         }
     }
 }

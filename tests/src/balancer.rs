@@ -48,12 +48,18 @@ impl Balancer {
         let port = listener.local_addr()?.port();
         let states: Arc<[State]> = backends
             .into_iter()
-            .map(|backend| State { backend, ready: AtomicBool::new(false) })
+            .map(|backend| State {
+                backend,
+                ready: AtomicBool::new(false),
+            })
             .collect();
         let mut tasks = JoinSet::new();
         tasks.spawn(watch_readiness(Arc::clone(&states)));
         tasks.spawn(accept(listener, states));
-        Ok(Self { port, _tasks: tasks })
+        Ok(Self {
+            port,
+            _tasks: tasks,
+        })
     }
 
     /// Its port on 127.0.0.1.
@@ -66,7 +72,9 @@ async fn watch_readiness(states: Arc<[State]>) {
     loop {
         for state in &*states {
             let url = format!("http://127.0.0.1:{}/readyz", state.backend.probes);
-            let ready = http::get(&url, None).await.is_ok_and(|(status, _)| status.is_success());
+            let ready = http::get(&url, None)
+                .await
+                .is_ok_and(|(status, _)| status.is_success());
             state.ready.store(ready, Ordering::Relaxed);
         }
         sleep(PERIOD).await;
@@ -93,9 +101,15 @@ async fn accept(listener: TcpListener, states: Arc<[State]>) {
 async fn forward(mut client: TcpStream, states: Arc<[State]>, first: usize) {
     let in_turn = (0..states.len()).map(|offset| &states[(first + offset) % states.len()]);
     for state in in_turn.filter(|state| state.ready.load(Ordering::Relaxed)) {
-        let Ok(mut server) = TcpStream::connect(("127.0.0.1", state.backend.https)).await else { continue };
+        let Ok(mut server) = TcpStream::connect(("127.0.0.1", state.backend.https)).await else {
+            continue;
+        };
         // Small writes must not wait for acknowledgements here either.
-        if client.set_nodelay(true).and_then(|()| server.set_nodelay(true)).is_ok() {
+        if client
+            .set_nodelay(true)
+            .and_then(|()| server.set_nodelay(true))
+            .is_ok()
+        {
             // How a connection ends is the business of its two ends.
             let _ = copy_bidirectional(&mut client, &mut server).await;
         }

@@ -62,7 +62,10 @@ fn pool(variables: usize) -> Value {
 fn managed_fields(variables: usize) -> Value {
     let mut env = serde_json::Map::new();
     for index in 0..variables {
-        env.insert(format!("k:{{\"name\":\"SETTING_{index:03}\"}}"), json!({ ".": {}, "f:name": {}, "f:value": {} }));
+        env.insert(
+            format!("k:{{\"name\":\"SETTING_{index:03}\"}}"),
+            json!({ ".": {}, "f:name": {}, "f:value": {} }),
+        );
     }
     json!([{
         "manager": "kubectl-client-side-apply", "operation": "Update", "time": "2026-01-02T03:04:05Z",
@@ -94,7 +97,9 @@ fn review(operation: &str, object: &Value, old: Option<&Value>) -> Vec<u8> {
 fn admission() -> Admission {
     let facts = Facts::default();
     facts.put_namespace("default", None);
-    let (images, _) = ImagesConfig::read("default", |key| (key == "taskExecutorImage").then_some("registry/executor:1"));
+    let (images, _) = ImagesConfig::read("default", |key| {
+        (key == "taskExecutorImage").then_some("registry/executor:1")
+    });
     facts.put_images(images);
     let policy = Policy {
         injection_default: InjectionDefault::Enabled,
@@ -107,10 +112,16 @@ fn admission() -> Admission {
 
 /// The Pool as it is stored after its creation.
 fn stored(admission: &Admission, pool: &Value) -> Value {
-    let reply = admission.mutate_pool(&review("CREATE", pool, None)).now_or_never().expect("nothing to wait for");
+    let reply = admission
+        .mutate_pool(&review("CREATE", pool, None))
+        .now_or_never()
+        .expect("nothing to wait for");
     let answer: Value = serde_json::from_slice(&reply.body).expect("an answer is JSON");
-    let patch = answer["response"]["patch"].as_str().expect("a new Pool is patched");
-    let patch = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, patch).expect("base64");
+    let patch = answer["response"]["patch"]
+        .as_str()
+        .expect("a new Pool is patched");
+    let patch =
+        base64::Engine::decode(&base64::engine::general_purpose::STANDARD, patch).expect("base64");
     let patch: json_patch::Patch = serde_json::from_slice(&patch).expect("a JSON Patch");
     let mut pool = pool.clone();
     json_patch::patch(&mut pool, &patch).expect("the patch applies");
@@ -129,13 +140,24 @@ fn measure(name: &str, body: &[u8], call: impl Fn(&[u8])) {
     }
     times.sort_unstable();
     let at = |share: f64| -> f64 {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "an index into the sample")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "an index into the sample"
+        )]
         let index = ((times.len() - 1) as f64 * share) as usize;
         micros(times[index])
     };
     #[expect(clippy::print_stdout, reason = "a benchmark prints its table")]
     {
-        println!("| {name:<44} | {:>6} | {:>7.1} | {:>7.1} | {:>7.1} |", body.len(), at(0.5), at(0.9), at(0.99));
+        println!(
+            "| {name:<44} | {:>6} | {:>7.1} | {:>7.1} | {:>7.1} |",
+            body.len(),
+            at(0.5),
+            at(0.9),
+            at(0.99)
+        );
     }
 }
 
@@ -146,8 +168,12 @@ fn micros(time: Duration) -> f64 {
 #[expect(clippy::print_stdout, reason = "a benchmark prints its table")]
 fn main() {
     let admission = admission();
-    println!("\n| call                                         |  bytes |  p50 µs |  p90 µs |  p99 µs |");
-    println!("|----------------------------------------------|-------:|--------:|--------:|--------:|");
+    println!(
+        "\n| call                                         |  bytes |  p50 µs |  p90 µs |  p99 µs |"
+    );
+    println!(
+        "|----------------------------------------------|-------:|--------:|--------:|--------:|"
+    );
     // Sized so that the UPDATE review of a stored Pool is 10 KB.
     for (size, variables) in [("", 21), ("large ", 200)] {
         let mut sent = pool(variables);
@@ -155,12 +181,29 @@ fn main() {
         let stored = stored(&admission, &sent);
         let mutate = |body: &[u8]| drop(admission.mutate_pool(body).now_or_never());
         let validate = |body: &[u8]| drop(admission.validate_pool(body).now_or_never());
-        measure(&format!("mutate, {size}CREATE, injected"), &review("CREATE", &sent, None), mutate);
+        measure(
+            &format!("mutate, {size}CREATE, injected"),
+            &review("CREATE", &sent, None),
+            mutate,
+        );
         // Client-side apply of the same file: the list is the file's again, the sidecar is restored.
         let mut applied = stored.clone();
-        applied["spec"]["template"]["spec"]["containers"] = sent["spec"]["template"]["spec"]["containers"].clone();
-        measure(&format!("mutate, {size}UPDATE, sidecar restored"), &review("UPDATE", &applied, Some(&stored)), mutate);
-        measure(&format!("mutate, {size}UPDATE, nothing to do"), &review("UPDATE", &stored, Some(&stored)), mutate);
-        measure(&format!("validate, {size}UPDATE"), &review("UPDATE", &stored, Some(&stored)), validate);
+        applied["spec"]["template"]["spec"]["containers"] =
+            sent["spec"]["template"]["spec"]["containers"].clone();
+        measure(
+            &format!("mutate, {size}UPDATE, sidecar restored"),
+            &review("UPDATE", &applied, Some(&stored)),
+            mutate,
+        );
+        measure(
+            &format!("mutate, {size}UPDATE, nothing to do"),
+            &review("UPDATE", &stored, Some(&stored)),
+            mutate,
+        );
+        measure(
+            &format!("validate, {size}UPDATE"),
+            &review("UPDATE", &stored, Some(&stored)),
+            validate,
+        );
     }
 }

@@ -54,16 +54,28 @@ pub struct Arguments {
     #[arg(long, value_enum, default_value_t = TlsMode::SelfManaged)]
     tls_mode: TlsMode,
     /// Directory with tls.crt, tls.key and maybe ca.crt, for `--tls-mode=files`.
-    #[arg(long, value_name = "DIRECTORY", default_value = "/etc/opensandbox-webhook/tls")]
+    #[arg(
+        long,
+        value_name = "DIRECTORY",
+        default_value = "/etc/opensandbox-webhook/tls"
+    )]
     tls_cert_dir: PathBuf,
     /// Secret that holds the authority of `--tls-mode=self-managed`.
     #[arg(long, env = "CA_SECRET_NAME", default_value = "opensandbox-webhook-ca")]
     ca_secret_name: String,
     /// MutatingWebhookConfiguration whose caBundle is kept; empty for none.
-    #[arg(long, env = "MUTATING_WEBHOOK_CONFIGURATION", default_value = "opensandbox-webhook")]
+    #[arg(
+        long,
+        env = "MUTATING_WEBHOOK_CONFIGURATION",
+        default_value = "opensandbox-webhook"
+    )]
     mutating_webhook_configuration: String,
     /// ValidatingWebhookConfiguration whose caBundle is kept; empty for none.
-    #[arg(long, env = "VALIDATING_WEBHOOK_CONFIGURATION", default_value = "opensandbox-webhook")]
+    #[arg(
+        long,
+        env = "VALIDATING_WEBHOOK_CONFIGURATION",
+        default_value = "opensandbox-webhook"
+    )]
     validating_webhook_configuration: String,
     /// Life of the self-managed authority; it is rotated when four fifths are over.
     #[arg(long, value_parser = duration, default_value = "8760h")]
@@ -129,15 +141,24 @@ impl From<Switch> for InjectionDefault {
 
 /// Reads a duration as people write it.
 fn duration(text: &str) -> Result<Duration, String> {
-    let signed: jiff::SignedDuration = text.parse().map_err(|error: jiff::Error| error.to_string())?;
+    let signed: jiff::SignedDuration = text
+        .parse()
+        .map_err(|error: jiff::Error| error.to_string())?;
     Duration::try_from(signed).map_err(|_| "must not be negative".to_owned())
 }
 
 /// The installation's default image with its origin, in the words of `explain`.
 pub fn default_image(image: &str) -> Sourced<String> {
     let built_in = image == labels::DEFAULT_TASK_EXECUTOR_IMAGE;
-    let origin = if built_in { DEFAULT_ORIGIN } else { "default of the installation" };
-    Sourced { value: image.to_owned(), origin: origin.to_owned() }
+    let origin = if built_in {
+        DEFAULT_ORIGIN
+    } else {
+        "default of the installation"
+    };
+    Sourced {
+        value: image.to_owned(),
+        origin: origin.to_owned(),
+    }
 }
 
 /// Serves until a signal has been drained.
@@ -152,7 +173,9 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let client = client(&arguments).await?;
     let https = bind(arguments.bind_address).await?;
     let probes = bind(arguments.metrics_bind_address).await?;
-    let address = https.local_addr().context("the HTTPS port has no address")?;
+    let address = https
+        .local_addr()
+        .context("the HTTPS port has no address")?;
     tracing::info!(https = %address, metrics = %arguments.metrics_bind_address, namespace = arguments.namespace, "listening");
 
     let metrics = Arc::new(Metrics::default());
@@ -162,10 +185,30 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let (status, statuses) = watch::channel(Status::default());
 
     let mut tasks = JoinSet::new();
-    tasks.spawn(facts_watch::namespaces(client.clone(), facts.clone(), readiness.register("namespaces")));
-    tasks.spawn(facts_watch::images(client.clone(), facts.clone(), Arc::clone(&metrics), readiness.register("images")));
-    tasks.spawn(report_certificates(statuses, readiness.register("certificates"), Arc::clone(&metrics)));
-    spawn_certificates(&mut tasks, &arguments, client, address, serving.clone(), status)?;
+    tasks.spawn(facts_watch::namespaces(
+        client.clone(),
+        facts.clone(),
+        readiness.register("namespaces"),
+    ));
+    tasks.spawn(facts_watch::images(
+        client.clone(),
+        facts.clone(),
+        Arc::clone(&metrics),
+        readiness.register("images"),
+    ));
+    tasks.spawn(report_certificates(
+        statuses,
+        readiness.register("certificates"),
+        Arc::clone(&metrics),
+    ));
+    spawn_certificates(
+        &mut tasks,
+        &arguments,
+        client,
+        address,
+        serving.clone(),
+        status,
+    )?;
 
     let limits = Limits {
         drain_delay: arguments.drain_delay,
@@ -198,21 +241,30 @@ async fn shutdown() {
 }
 
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}"))
 }
 
 async fn client(arguments: &Arguments) -> anyhow::Result<kube::Client> {
-    let options = KubeConfigOptions { context: arguments.context.clone(), ..KubeConfigOptions::default() };
+    let options = KubeConfigOptions {
+        context: arguments.context.clone(),
+        ..KubeConfigOptions::default()
+    };
     let config = match &arguments.kubeconfig {
         Some(path) => {
-            let kubeconfig =
-                Kubeconfig::read_from(path).with_context(|| format!("cannot read kubeconfig {}", path.display()))?;
-            kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.context("kubeconfig cannot be used")?
+            let kubeconfig = Kubeconfig::read_from(path)
+                .with_context(|| format!("cannot read kubeconfig {}", path.display()))?;
+            kube::Config::from_custom_kubeconfig(kubeconfig, &options)
+                .await
+                .context("kubeconfig cannot be used")?
         }
-        None if arguments.context.is_some() => {
-            kube::Config::from_kubeconfig(&options).await.context("kubeconfig cannot be used")?
-        }
-        None => kube::Config::infer().await.context("no kubeconfig and not in a pod")?,
+        None if arguments.context.is_some() => kube::Config::from_kubeconfig(&options)
+            .await
+            .context("kubeconfig cannot be used")?,
+        None => kube::Config::infer()
+            .await
+            .context("no kubeconfig and not in a pod")?,
     };
     kube::Client::try_from(config).context("cannot make a client")
 }
@@ -222,7 +274,10 @@ fn policy(arguments: &Arguments) -> Policy {
     if operators.is_empty() {
         // Ours, and upstream's while a cluster switches over.
         let account = |name: &str| format!("system:serviceaccount:{}:{name}", arguments.namespace);
-        operators = vec![account("opensandbox-operator"), account("opensandbox-controller-manager")];
+        operators = vec![
+            account("opensandbox-operator"),
+            account("opensandbox-controller-manager"),
+        ];
     }
     Policy {
         injection_default: arguments.injection_default.into(),
@@ -240,19 +295,37 @@ fn spawn_certificates(
     serving: ServingCertificate,
     status: watch::Sender<Status>,
 ) -> anyhow::Result<()> {
-    let Arguments { namespace, service_name, .. } = arguments;
+    let Arguments {
+        namespace,
+        service_name,
+        ..
+    } = arguments;
     let service = format!("{service_name}.{namespace}.svc");
-    let mut names = vec![service.clone(), format!("{service}.cluster.local"), format!("{service_name}.{namespace}")];
+    let mut names = vec![
+        service.clone(),
+        format!("{service}.cluster.local"),
+        format!("{service_name}.{namespace}"),
+    ];
     names.extend(arguments.tls_sans.iter().cloned());
     let configurations: Vec<Target> = [
-        (&arguments.mutating_webhook_configuration, Target::Mutating as fn(String) -> Target),
-        (&arguments.validating_webhook_configuration, Target::Validating),
+        (
+            &arguments.mutating_webhook_configuration,
+            Target::Mutating as fn(String) -> Target,
+        ),
+        (
+            &arguments.validating_webhook_configuration,
+            Target::Validating,
+        ),
     ]
     .into_iter()
     .filter(|(name, _)| !name.is_empty())
     .map(|(name, target)| target(name.clone()))
     .collect();
-    let endpoint = Endpoint { address, server_name: service, path: "/healthz".to_owned() };
+    let endpoint = Endpoint {
+        address,
+        server_name: service,
+        path: "/healthz".to_owned(),
+    };
     let timing = view::Timing {
         authority: arguments.ca_validity,
         leaf: arguments.leaf_validity,
@@ -276,14 +349,24 @@ fn spawn_certificates(
                 trigger: Trigger::default(),
             };
             tasks.spawn(async move {
-                files::run(Some(client), settings, serving, status, std::future::pending()).await;
+                files::run(
+                    Some(client),
+                    settings,
+                    serving,
+                    status,
+                    std::future::pending(),
+                )
+                .await;
             });
         }
         TlsMode::SelfManaged => {
             let settings = managed::Settings {
                 namespace: namespace.clone(),
                 secret: arguments.ca_secret_name.clone(),
-                labels: BTreeMap::from([("app.kubernetes.io/part-of".to_owned(), "opensandbox".to_owned())]),
+                labels: BTreeMap::from([(
+                    "app.kubernetes.io/part-of".to_owned(),
+                    "opensandbox".to_owned(),
+                )]),
                 annotation_prefix: labels::GROUP.to_owned(),
                 authority_name: format!("{service_name}-ca"),
                 names,
@@ -294,7 +377,9 @@ fn spawn_certificates(
                 trigger: Trigger::default(),
             };
             tasks.spawn(async move {
-                if let Err(error) = managed::run(client, settings, serving, status, std::future::pending()).await {
+                if let Err(error) =
+                    managed::run(client, settings, serving, status, std::future::pending()).await
+                {
                     tracing::error!(%error, "certificates cannot be managed");
                 }
             });
@@ -304,12 +389,19 @@ fn spawn_certificates(
 }
 
 /// Passes the state of the certificates on to readiness and metrics.
-async fn report_certificates(mut statuses: watch::Receiver<Status>, check: Check, metrics: Arc<Metrics>) {
+async fn report_certificates(
+    mut statuses: watch::Receiver<Status>,
+    check: Check,
+    metrics: Arc<Metrics>,
+) {
     loop {
         {
             let status = statuses.borrow_and_update();
             check.set(status.ready(), status.reason.as_str());
-            for (kind, end) in [(CertificateKind::Leaf, status.leaf_not_after), (CertificateKind::Ca, status.ca_not_after)] {
+            for (kind, end) in [
+                (CertificateKind::Leaf, status.leaf_not_after),
+                (CertificateKind::Ca, status.ca_not_after),
+            ] {
                 if let Some(end) = end {
                     metrics.certificate_expires(kind, end.as_second());
                 }

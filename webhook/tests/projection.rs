@@ -14,19 +14,32 @@ use serde_json::Value;
 use support::{cases, pools};
 
 fn projected(pool: &Value) -> Value {
-    serde_json::from_str::<Pool>(&pool.to_string()).expect("any JSON can be read").0
+    serde_json::from_str::<Pool>(&pool.to_string())
+        .expect("any JSON can be read")
+        .0
 }
 
 /// Everything that the webhook says of a Pool.
 fn said(pool: &Value, old: Option<&Value>) -> String {
     let settings = Settings::built_in();
-    let context = Context { namespace_label: None, default: InjectionDefault::Enabled, settings: &settings };
-    let namespace = NamespaceFacts { injection: None, pod_security: Some("restricted".to_owned()) };
+    let context = Context {
+        namespace_label: None,
+        default: InjectionDefault::Enabled,
+        settings: &settings,
+    };
+    let namespace = NamespaceFacts {
+        injection: None,
+        pod_security: Some("restricted".to_owned()),
+    };
     let problems = validation::pool(pool);
     let mutation = mutate(pool, old, &context);
-    let warnings = mutation.as_ref().map(|mutation| validation::pool_warnings(pool, &namespace, &mutation.decision));
+    let warnings = mutation
+        .as_ref()
+        .map(|mutation| validation::pool_warnings(pool, &namespace, &mutation.decision));
     let problem_texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
-    let patch = mutation.as_ref().map(|mutation| serde_json::to_string(&mutation.operations).unwrap());
+    let patch = mutation
+        .as_ref()
+        .map(|mutation| serde_json::to_string(&mutation.operations).unwrap());
     format!("{problem_texts:?}\n{patch:?}\n{warnings:?}")
 }
 

@@ -4,7 +4,11 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "a command that reports to its user")]
+#[expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command that reports to its user"
+)]
 fn main() -> ExitCode {
     let mut check = false;
     let mut directory = PathBuf::from("config/crd");
@@ -12,7 +16,9 @@ fn main() -> ExitCode {
         match argument.as_str() {
             "--check" => check = true,
             "-h" | "--help" => {
-                println!("usage: crdgen [--check] [DIRECTORY]\n\nWrites the CRDs into DIRECTORY (default config/crd).");
+                println!(
+                    "usage: crdgen [--check] [DIRECTORY]\n\nWrites the CRDs into DIRECTORY (default config/crd)."
+                );
                 return ExitCode::SUCCESS;
             }
             path => directory = PathBuf::from(path),
@@ -33,5 +39,9 @@ fn main() -> ExitCode {
             println!("{}", path.display());
         }
     }
-    if stale { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    if stale {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
 }

@@ -39,7 +39,11 @@ pub(super) struct Odd {
 
 impl Editor {
     pub(super) fn new(document: Value) -> Self {
-        Self { document, operations: Vec::new(), record: Record::default() }
+        Self {
+            document,
+            operations: Vec::new(),
+            record: Record::default(),
+        }
     }
 
     pub(super) fn document(&self) -> &Value {
@@ -48,7 +52,12 @@ impl Editor {
 
     /// Makes sure that an object stands at `path`.
     pub(super) fn object(&mut self, path: &Path) -> Result<(), Odd> {
-        self.parent_of(path, Value::Object(Map::new()), Value::is_object, "an object")
+        self.parent_of(
+            path,
+            Value::Object(Map::new()),
+            Value::is_object,
+            "an object",
+        )
     }
 
     /// Makes sure that a list stands at `path`.
@@ -70,7 +79,10 @@ impl Editor {
                 self.record.parents.insert(path.to_string());
                 Ok(())
             }
-            Some(_) => Err(Odd { path: path.clone(), wanted }),
+            Some(_) => Err(Odd {
+                path: path.clone(),
+                wanted,
+            }),
         }
     }
 
@@ -84,7 +96,10 @@ impl Editor {
     /// As [`Self::set`]; a new item of a list goes to `index`, or to the end if that is nearer.
     pub(super) fn set_at(&mut self, path: &Path, value: Value, index: usize) {
         if let Some(pointer) = path.pointer(&self.document) {
-            let place = self.document.pointer_mut(&pointer).expect("a pointer just computed leads somewhere");
+            let place = self
+                .document
+                .pointer_mut(&pointer)
+                .expect("a pointer just computed leads somewhere");
             let before = std::mem::replace(place, value);
             if hollow(&before) {
                 self.note(path, before, Was::Hollow);
@@ -93,8 +108,12 @@ impl Editor {
             return;
         }
         let parent = path.parent().expect("the document itself always stands");
-        let mut pointer = parent.pointer(&self.document).expect("the parent was made to stand");
-        let Some(name) = path.last().map(super::Segment::text) else { return };
+        let mut pointer = parent
+            .pointer(&self.document)
+            .expect("the parent was made to stand");
+        let Some(name) = path.last().map(super::Segment::text) else {
+            return;
+        };
         match self.document.pointer_mut(&pointer) {
             Some(Value::Object(map)) => {
                 map.insert(name.to_owned(), value);
@@ -119,7 +138,10 @@ impl Editor {
 
     fn operation(&mut self, pointer: String, add: bool) {
         let inside = |outer: &str| {
-            pointer == outer || pointer.strip_prefix(outer).is_some_and(|rest| rest.starts_with('/'))
+            pointer == outer
+                || pointer
+                    .strip_prefix(outer)
+                    .is_some_and(|rest| rest.starts_with('/'))
         };
         if !self.operations.iter().any(|(outer, _)| inside(outer)) {
             self.operations.push((pointer, add));
@@ -128,7 +150,11 @@ impl Editor {
 
     /// The document and the operations that lead to it, `prefix` (a JSON pointer) before each.
     pub(super) fn finish(self, prefix: &str) -> (Value, Vec<PatchOperation>, Record) {
-        let Self { document, operations, record } = self;
+        let Self {
+            document,
+            operations,
+            record,
+        } = self;
         let operations = operations
             .into_iter()
             .map(|(pointer, add)| {

@@ -12,25 +12,39 @@ use crate::labels::{TASK_EXECUTOR, TASK_EXECUTOR_PORT};
 /// by its name, does not count.
 pub fn evidence(template: &Value) -> Option<String> {
     let containers = template.pointer("/spec/containers")?.as_array()?;
-    containers.iter().enumerate().find_map(|(index, container)| {
-        let name = container.get("name").and_then(Value::as_str).unwrap_or_default();
-        if name == TASK_EXECUTOR {
-            return None;
-        }
-        let path = format!("spec.template.spec.containers[{index}]");
-        let ports = container.get("ports").and_then(Value::as_array);
-        let takes_port = |port: &Value| {
-            port.get("containerPort").and_then(Value::as_u64) == Some(u64::from(TASK_EXECUTOR_PORT))
-        };
-        if ports.is_some_and(|ports| ports.iter().any(takes_port)) {
-            return Some(format!("{path} (\"{name}\") already uses port {TASK_EXECUTOR_PORT}"));
-        }
-        ["command", "args"].into_iter().find_map(|field| {
-            let words: Vec<&str> = container.get(field)?.as_array()?.iter().filter_map(Value::as_str).collect();
-            runs_executor(&words, field == "command")
-                .then(|| format!("{path}.{field} (\"{name}\") runs {TASK_EXECUTOR} itself"))
+    containers
+        .iter()
+        .enumerate()
+        .find_map(|(index, container)| {
+            let name = container
+                .get("name")
+                .and_then(Value::as_str)
+                .unwrap_or_default();
+            if name == TASK_EXECUTOR {
+                return None;
+            }
+            let path = format!("spec.template.spec.containers[{index}]");
+            let ports = container.get("ports").and_then(Value::as_array);
+            let takes_port = |port: &Value| {
+                port.get("containerPort").and_then(Value::as_u64)
+                    == Some(u64::from(TASK_EXECUTOR_PORT))
+            };
+            if ports.is_some_and(|ports| ports.iter().any(takes_port)) {
+                return Some(format!(
+                    "{path} (\"{name}\") already uses port {TASK_EXECUTOR_PORT}"
+                ));
+            }
+            ["command", "args"].into_iter().find_map(|field| {
+                let words: Vec<&str> = container
+                    .get(field)?
+                    .as_array()?
+                    .iter()
+                    .filter_map(Value::as_str)
+                    .collect();
+                runs_executor(&words, field == "command")
+                    .then(|| format!("{path}.{field} (\"{name}\") runs {TASK_EXECUTOR} itself"))
+            })
         })
-    })
 }
 
 /// Whether an argument vector, or a shell script in it, starts a program named `task-executor`.
@@ -59,8 +73,10 @@ fn script_runs_executor(script: &str) -> bool {
             return true;
         }
         // Words after which the command is still to come: assignments, and what only starts another.
-        let transparent = matches!(word, "exec" | "nohup" | "then" | "do" | "else" | "setsid" | "env" | "--")
-            || (word.contains('=') && !word.starts_with('='));
+        let transparent = matches!(
+            word,
+            "exec" | "nohup" | "then" | "do" | "else" | "setsid" | "env" | "--"
+        ) || (word.contains('=') && !word.starts_with('='));
         at_command = at_command && transparent;
     }
     false
@@ -83,15 +99,39 @@ mod tests {
 
     #[test]
     fn only_what_runs_the_executor_counts() {
-        check(&json!({"name": "main", "command": ["/opt/opensandbox/task-executor", "--listen-addr=:5758"]}), true);
-        check(&json!({"name": "main", "command": ["/bin/sh", "-c"], "args": ["/opt/task-executor & exec sleep infinity"]}), true);
-        check(&json!({"name": "main", "args": ["sh", "-c", "A=1 nohup /opt/x/task-executor >/dev/null 2>&1"]}), true);
+        check(
+            &json!({"name": "main", "command": ["/opt/opensandbox/task-executor", "--listen-addr=:5758"]}),
+            true,
+        );
+        check(
+            &json!({"name": "main", "command": ["/bin/sh", "-c"], "args": ["/opt/task-executor & exec sleep infinity"]}),
+            true,
+        );
+        check(
+            &json!({"name": "main", "args": ["sh", "-c", "A=1 nohup /opt/x/task-executor >/dev/null 2>&1"]}),
+            true,
+        );
         check(&json!({"name": "main", "command": ["task-executor"]}), true);
-        check(&json!({"name": "main", "ports": [{"containerPort": 5758}]}), true);
-        check(&json!({"name": "main", "command": ["sh", "-c", "echo task-executor"]}), false);
-        check(&json!({"name": "main", "command": ["sh", "-c", "cat /var/log/task-executor.log"]}), false);
+        check(
+            &json!({"name": "main", "ports": [{"containerPort": 5758}]}),
+            true,
+        );
+        check(
+            &json!({"name": "main", "command": ["sh", "-c", "echo task-executor"]}),
+            false,
+        );
+        check(
+            &json!({"name": "main", "command": ["sh", "-c", "cat /var/log/task-executor.log"]}),
+            false,
+        );
         check(&json!({"name": "main", "args": ["task-executor"]}), false);
-        check(&json!({"name": "task-executor", "command": ["task-executor"], "ports": [{"containerPort": 5758}]}), false);
-        check(&json!({"name": "main", "ports": "odd", "command": {"a": 1}}), false);
+        check(
+            &json!({"name": "task-executor", "command": ["task-executor"], "ports": [{"containerPort": 5758}]}),
+            false,
+        );
+        check(
+            &json!({"name": "main", "ports": "odd", "command": {"a": 1}}),
+            false,
+        );
     }
 }

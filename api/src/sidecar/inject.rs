@@ -1,13 +1,16 @@
 //! What is added to a pod template, and what cannot be injected.
 
 use json_patch::PatchOperation;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::edit::{Editor, Odd, hollow};
 use super::record::Record;
-use super::{DEFAULT_ORIGIN, Path, SYS_PTRACE, Settings, Sourced, default_resources, path, readiness_probe};
+use super::{
+    DEFAULT_ORIGIN, Path, SYS_PTRACE, Settings, Sourced, default_resources, obstacles, path,
+    readiness_probe,
+};
 use crate::labels;
-use crate::validation::{Fault, Problem, Stage};
+use crate::validation::Problem;
 
 /// The stored template and its record, on an update.
 #[derive(Clone, Copy, Debug)]
@@ -19,7 +22,7 @@ pub struct Previous<'a> {
 }
 
 /// A template with the executor.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Injection {
     /// The template after the injection.
     pub template: Value,
@@ -54,21 +57,45 @@ pub fn inject(
     settings: &Settings,
     take_new: bool,
 ) -> Result<Injection, Vec<Problem>> {
-    let problems = obstacles(template);
+    let problems = obstacles::find(template);
     if !problems.is_empty() {
         return Err(problems);
     }
-    let mut run = Run { editor: Editor::new(template.clone()), own, previous, settings, take_new };
-    run.all().map_err(|odd| vec![invalid(&odd.path.to_string(), odd.path.get(template), format!("must be {}", odd.wanted))])?;
+    let mut run = Run {
+        editor: Editor::new(template.clone()),
+        own,
+        previous,
+        settings,
+        take_new,
+    };
+    run.all().map_err(|odd| {
+        vec![obstacles::invalid(
+            &odd.path.to_string(),
+            odd.path.get(template),
+            format!("must be {}", odd.wanted),
+        )]
+    })?;
     let Run { editor, .. } = run;
     let (document, operations, mut record) = editor.finish("");
     keep_bookkeeping(&mut record, &document, own, previous);
-    Ok(Injection { template: document, operations, record })
+    Ok(Injection {
+        template: document,
+        operations,
+        record,
+    })
 }
 
 /// Carries over what earlier runs noted about parents and replaced values, as far as it still holds.
-fn keep_bookkeeping(record: &mut Record, document: &Value, own: &Record, previous: Option<Previous<'_>>) {
-    let earlier = previous.map(|previous| previous.record).into_iter().chain([own]);
+fn keep_bookkeeping(
+    record: &mut Record,
+    document: &Value,
+    own: &Record,
+    previous: Option<Previous<'_>>,
+) {
+    let earlier = previous
+        .map(|previous| previous.record)
+        .into_iter()
+        .chain([own]);
     for earlier in earlier {
         for parent in &earlier.parents {
             let stands = Path::parse(parent).is_some_and(|path| path.get(document).is_some());
@@ -77,17 +104,28 @@ fn keep_bookkeeping(record: &mut Record, document: &Value, own: &Record, previou
             }
         }
         for (path, before) in &earlier.replaced {
-            record.replaced.entry(path.clone()).or_insert_with(|| before.clone());
+            record
+                .replaced
+                .entry(path.clone())
+                .or_insert_with(|| before.clone());
         }
     }
-    let Record { added, parents, replaced } = record;
+    let Record {
+        added,
+        parents,
+        replaced,
+    } = record;
     // What stands inside an added container goes with it and needs no entry.
     let containers: Vec<String> = ["containers", "initContainers"]
         .iter()
         .map(|list| format!("spec.{list}[{}]", labels::TASK_EXECUTOR))
         .filter(|container| added.contains_key(container))
         .collect();
-    parents.retain(|parent| !containers.iter().any(|container| parent.starts_with(container)));
+    parents.retain(|parent| {
+        !containers
+            .iter()
+            .any(|container| parent.starts_with(container))
+    });
     replaced.retain(|path, _| added.contains_key(path) || parents.contains(path));
 }
 
@@ -103,7 +141,11 @@ struct Run<'a> {
 impl Run<'_> {
     fn all(&mut self) -> Result<(), Odd> {
         let spec = Path::root().field("spec");
-        self.fill(&spec.field("shareProcessNamespace"), built_in(json!(true)), Follows::Settings);
+        self.fill(
+            &spec.field("shareProcessNamespace"),
+            built_in(json!(true)),
+            Follows::Settings,
+        );
         let executor = self.container(&spec)?;
         let main = self.main_container(&spec);
         self.executor_fields(&executor, &main)?;
@@ -111,7 +153,11 @@ impl Run<'_> {
         self.editor.object(&metadata)?;
         let annotations = metadata.field("annotations");
         self.editor.object(&annotations)?;
-        self.fill(&annotations.key(labels::DEFAULT_CONTAINER), built_in(json!(main)), Follows::Template);
+        self.fill(
+            &annotations.key(labels::DEFAULT_CONTAINER),
+            built_in(json!(main)),
+            Follows::Template,
+        );
         Ok(())
     }
 
@@ -119,7 +165,9 @@ impl Run<'_> {
     fn container(&mut self, spec: &Path) -> Result<Path, Odd> {
         let sidecar = spec.field("containers").key(labels::TASK_EXECUTOR);
         let native = spec.field("initContainers").key(labels::TASK_EXECUTOR);
-        let found = [sidecar.clone(), native].into_iter().find(|path| path.get(self.editor.document()).is_some());
+        let found = [sidecar.clone(), native]
+            .into_iter()
+            .find(|path| path.get(self.editor.document()).is_some());
         if let Some(path) = found {
             if self.is_ours(&path) {
                 self.note(&path, DEFAULT_ORIGIN);
@@ -130,17 +178,26 @@ impl Run<'_> {
         let stored = self
             .previous
             .filter(|previous| previous.record.has(&sidecar))
-            .and_then(|previous| Some((sidecar.get(previous.template)?.clone(), self.stored_index(previous, spec))));
-        let (value, index) = stored.unwrap_or_else(|| (json!({ "name": labels::TASK_EXECUTOR }), usize::MAX));
+            .and_then(|previous| {
+                Some((
+                    sidecar.get(previous.template)?.clone(),
+                    Self::stored_index(previous, spec),
+                ))
+            });
+        let (value, index) =
+            stored.unwrap_or_else(|| (json!({ "name": labels::TASK_EXECUTOR }), usize::MAX));
         self.editor.set_at(&sidecar, value, index);
         self.note(&sidecar, DEFAULT_ORIGIN);
         Ok(sidecar)
     }
 
     /// Where the stored object had it, so that restoring it changes nothing: at the end if it was last.
-    fn stored_index(&self, previous: Previous<'_>, spec: &Path) -> usize {
+    fn stored_index(previous: Previous<'_>, spec: &Path) -> usize {
         let containers = spec.field("containers");
-        let items = containers.get(previous.template).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        let items = containers
+            .get(previous.template)
+            .and_then(Value::as_array)
+            .map_or(&[][..], Vec::as_slice);
         match path::index_of(items, "containers", labels::TASK_EXECUTOR) {
             Some(index) if index + 1 < items.len() => index,
             _ => usize::MAX,
@@ -152,29 +209,55 @@ impl Run<'_> {
     fn main_container(&self, spec: &Path) -> String {
         let document = self.editor.document();
         let containers = spec.field("containers");
-        let annotation = Path::root().field("metadata").field("annotations").key(labels::DEFAULT_CONTAINER);
+        let annotation = Path::root()
+            .field("metadata")
+            .field("annotations")
+            .key(labels::DEFAULT_CONTAINER);
         let named = annotation
             .get(document)
             .and_then(Value::as_str)
             .filter(|name| *name != labels::TASK_EXECUTOR && !self.is_ours(&annotation))
             .filter(|name| containers.key(name).get(document).is_some());
-        named.or_else(|| first_container(document)).unwrap_or_default().to_owned()
+        named
+            .or_else(|| obstacles::first_container(document))
+            .unwrap_or_default()
+            .to_owned()
     }
 
     fn executor_fields(&mut self, executor: &Path, main: &str) -> Result<(), Odd> {
-        let Settings { image, verification_key } = self.settings;
+        let Settings {
+            image,
+            verification_key,
+        } = self.settings;
         let image_path = executor.field("image");
-        let image = Sourced { value: json!(image.value), origin: image.origin.clone() };
+        let image = Sourced {
+            value: json!(image.value),
+            origin: image.origin.clone(),
+        };
         self.fill(&image_path, image, Follows::Settings);
-        self.fill(&executor.field("imagePullPolicy"), built_in(json!("IfNotPresent")), Follows::Settings);
-        self.fill(&executor.field("resources"), built_in(default_resources()), Follows::Settings);
+        self.fill(
+            &executor.field("imagePullPolicy"),
+            built_in(json!("IfNotPresent")),
+            Follows::Settings,
+        );
+        self.fill(
+            &executor.field("resources"),
+            built_in(default_resources()),
+            Follows::Settings,
+        );
         self.capability(executor)?;
         self.root_user(executor)?;
 
         let port = labels::TASK_EXECUTOR_PORT;
         let ports = executor.field("ports");
-        let entry = json!({ "name": labels::TASK_EXECUTOR, "containerPort": port, "protocol": "TCP" });
-        self.fill_item(&ports, &port.to_string(), built_in(entry), Follows::Settings)?;
+        let entry =
+            json!({ "name": labels::TASK_EXECUTOR, "containerPort": port, "protocol": "TCP" });
+        self.fill_item(
+            &ports,
+            &port.to_string(),
+            built_in(entry),
+            Follows::Settings,
+        )?;
         let probe = executor.field("readinessProbe");
         if self.was_ours(&probe) || self.answers_readyz(&image_path) {
             self.fill(&probe, built_in(readiness_probe()), Follows::Settings);
@@ -182,10 +265,18 @@ impl Run<'_> {
 
         let env = executor.field("env");
         let name = json!({ "name": labels::MAIN_CONTAINER_NAME_ENV, "value": main });
-        self.fill_item(&env, labels::MAIN_CONTAINER_NAME_ENV, built_in(name), Follows::Template)?;
+        self.fill_item(
+            &env,
+            labels::MAIN_CONTAINER_NAME_ENV,
+            built_in(name),
+            Follows::Template,
+        )?;
         if let Some(key) = verification_key {
             let entry = json!({ "name": labels::VERIFICATION_KEY_ENV, "value": key.value });
-            let entry = Sourced { value: entry, origin: key.origin.clone() };
+            let entry = Sourced {
+                value: entry,
+                origin: key.origin.clone(),
+            };
             self.fill_item(&env, labels::VERIFICATION_KEY_ENV, entry, Follows::Settings)?;
         } else {
             self.keep_item(&env, labels::VERIFICATION_KEY_ENV)?;
@@ -202,8 +293,15 @@ impl Run<'_> {
         }
         let add = context.field("capabilities").field("add");
         let item = add.key(SYS_PTRACE);
-        let others = add.get(document).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
-        let included = others.clone().any(|name| name != SYS_PTRACE && grants_ptrace(name));
+        let others = add
+            .get(document)
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str);
+        let included = others
+            .clone()
+            .any(|name| name != SYS_PTRACE && grants_ptrace(name));
         if included {
             return Ok(());
         }
@@ -220,13 +318,25 @@ impl Run<'_> {
     fn root_user(&mut self, executor: &Path) -> Result<(), Odd> {
         let pod = Path::root().field("spec").field("securityContext");
         let document = self.editor.document();
-        let user = pod.field("runAsUser").get(document).and_then(Value::as_u64).is_some_and(|user| user != 0);
+        let user = pod
+            .field("runAsUser")
+            .get(document)
+            .and_then(Value::as_u64)
+            .is_some_and(|user| user != 0);
         let not_root = pod.field("runAsNonRoot").get(document) == Some(&Value::Bool(true));
         let context = executor.field("securityContext");
         if user || not_root {
             self.editor.object(&context)?;
-            self.fill(&context.field("runAsUser"), built_in(json!(0)), Follows::Settings);
-            self.fill(&context.field("runAsNonRoot"), built_in(json!(false)), Follows::Settings);
+            self.fill(
+                &context.field("runAsUser"),
+                built_in(json!(0)),
+                Follows::Settings,
+            );
+            self.fill(
+                &context.field("runAsNonRoot"),
+                built_in(json!(false)),
+                Follows::Settings,
+            );
         } else {
             self.keep(&context.field("runAsUser"));
             self.keep(&context.field("runAsNonRoot"));
@@ -240,13 +350,29 @@ impl Run<'_> {
         if self.is_ours(image_path) || self.editor.record.has(image_path) {
             return true;
         }
-        let Some(image) = image_path.get(self.editor.document()).and_then(Value::as_str) else { return false };
-        let known = [self.settings.image.value.as_str(), labels::DEFAULT_TASK_EXECUTOR_IMAGE];
-        known.iter().any(|known| repository(known) == repository(image))
+        let Some(image) = image_path
+            .get(self.editor.document())
+            .and_then(Value::as_str)
+        else {
+            return false;
+        };
+        let known = [
+            self.settings.image.value.as_str(),
+            labels::DEFAULT_TASK_EXECUTOR_IMAGE,
+        ];
+        known
+            .iter()
+            .any(|known| repository(known) == repository(image))
     }
 
     /// Sets a missing item of a list that is merged by key; the list is made if need be.
-    fn fill_item(&mut self, list: &Path, key: &str, wanted: Sourced<Value>, follows: Follows) -> Result<(), Odd> {
+    fn fill_item(
+        &mut self,
+        list: &Path,
+        key: &str,
+        wanted: Sourced<Value>,
+        follows: Follows,
+    ) -> Result<(), Odd> {
         self.editor.list(list)?;
         self.fill(&list.key(key), wanted, follows);
         Ok(())
@@ -266,7 +392,11 @@ impl Run<'_> {
     fn keep(&mut self, path: &Path) {
         if let Some((value, origin)) = self.kept(path) {
             if path.get(self.editor.document()).is_none_or(hollow) {
-                if path.parent().and_then(|parent| parent.get(self.editor.document()).map(|_| ())).is_none() {
+                if path
+                    .parent()
+                    .and_then(|parent| parent.get(self.editor.document()).map(|_| ()))
+                    .is_none()
+                {
                     return;
                 }
                 self.editor.set(path, value);
@@ -278,7 +408,10 @@ impl Run<'_> {
     /// A value of ours as it stands or stood, with its origin.
     fn kept(&self, path: &Path) -> Option<(Value, String)> {
         let origin = self.origin(path)?.to_owned();
-        match path.get(self.editor.document()).filter(|value| !hollow(value)) {
+        match path
+            .get(self.editor.document())
+            .filter(|value| !hollow(value))
+        {
             Some(value) => self.is_ours(path).then(|| (value.clone(), origin)),
             None => self.stored(path).map(|value| (value.clone(), origin)),
         }
@@ -288,7 +421,9 @@ impl Run<'_> {
     /// object if it was ours there, else from the settings; what is ours follows what it follows.
     fn fill(&mut self, path: &Path, wanted: Sourced<Value>, follows: Follows) {
         let take_new = self.take_new || follows == Follows::Template;
-        let current = path.get(self.editor.document()).filter(|value| !hollow(value));
+        let current = path
+            .get(self.editor.document())
+            .filter(|value| !hollow(value));
         let Some(current) = current else {
             let stored = self.stored(path).filter(|_| !take_new).cloned();
             let (value, origin) = match (stored, self.origin(path)) {
@@ -317,17 +452,25 @@ impl Run<'_> {
     }
 
     fn note(&mut self, path: &Path, origin: &str) {
-        self.editor.record.added.insert(path.to_string(), origin.to_owned());
+        self.editor
+            .record
+            .added
+            .insert(path.to_string(), origin.to_owned());
     }
 
     /// Whether a record lists the value at this path.
     fn was_ours(&self, path: &Path) -> bool {
-        self.own.has(path) || self.previous.is_some_and(|previous| previous.record.has(path))
+        self.own.has(path)
+            || self
+                .previous
+                .is_some_and(|previous| previous.record.has(path))
     }
 
     /// Whether the value at this path is ours and nobody changed it since it was stored.
     fn is_ours(&self, path: &Path) -> bool {
-        let Some(previous) = self.previous else { return self.own.has(path) };
+        let Some(previous) = self.previous else {
+            return self.own.has(path);
+        };
         if !previous.record.has(path) {
             // Added since it was stored, by an earlier pass over this same request.
             return self.own.has(path);
@@ -344,12 +487,17 @@ impl Run<'_> {
     }
 
     fn origin(&self, path: &Path) -> Option<&str> {
-        self.previous.and_then(|previous| previous.record.origin(path)).or_else(|| self.own.origin(path))
+        self.previous
+            .and_then(|previous| previous.record.origin(path))
+            .or_else(|| self.own.origin(path))
     }
 }
 
 fn built_in(value: Value) -> Sourced<Value> {
-    Sourced { value, origin: DEFAULT_ORIGIN.to_owned() }
+    Sourced {
+        value,
+        origin: DEFAULT_ORIGIN.to_owned(),
+    }
 }
 
 /// Whether a capability, as written in a container's `add`, includes SYS_PTRACE.
@@ -367,109 +515,4 @@ fn repository(image: &str) -> &str {
         Some((repository, tag)) if !tag.contains('/') => repository,
         _ => image,
     }
-}
-
-/// Name of the first container that is not the executor.
-fn first_container(template: &Value) -> Option<&str> {
-    let containers = template.pointer("/spec/containers")?.as_array()?;
-    containers
-        .iter()
-        .filter_map(|container| container.get("name").and_then(Value::as_str))
-        .find(|name| !name.is_empty() && *name != labels::TASK_EXECUTOR)
-}
-
-/// Why a template cannot carry the sidecar.
-fn obstacles(template: &Value) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    let Some(spec) = template.get("spec").and_then(Value::as_object) else {
-        let found = template.get("spec").filter(|spec| !spec.is_null());
-        return vec![match found {
-            None if template.is_object() => problem("spec", Fault::Required, "must give the pod's containers"),
-            None => invalid("", Some(template), "must be an object".to_owned()),
-            Some(odd) => invalid("spec", Some(odd), "must be an object".to_owned()),
-        }];
-    };
-    let switch = format!("or set the label {}=disabled to leave the Pool alone", labels::INJECTION);
-    match spec.get("shareProcessNamespace") {
-        None | Some(Value::Null | Value::Bool(true)) => {}
-        found => problems.push(invalid(
-            "spec.shareProcessNamespace",
-            found,
-            format!("the executor needs the sandbox's processes; remove it or set it to true, {switch}"),
-        )),
-    }
-    if spec.get("hostPID").is_some_and(|host| *host == Value::Bool(true)) {
-        problems.push(invalid(
-            "spec.hostPID",
-            spec.get("hostPID"),
-            format!("excludes shareProcessNamespace, which the executor needs; remove it, {switch}"),
-        ));
-    }
-    if template.pointer("/spec/os/name").and_then(Value::as_str) == Some("windows") {
-        problems.push(invalid(
-            "spec.os.name",
-            template.pointer("/spec/os/name"),
-            format!("the executor runs on linux only; use linux nodes, {switch}"),
-        ));
-    }
-    containers(&mut problems, template, spec);
-    problems
-}
-
-fn containers(problems: &mut Vec<Problem>, template: &Value, spec: &Map<String, Value>) {
-    match spec.get("containers") {
-        Some(Value::Array(_)) => {}
-        None | Some(Value::Null) => {}
-        odd => {
-            problems.push(invalid("spec.containers", odd, "must be a list".to_owned()));
-            return;
-        }
-    }
-    if first_container(template).is_none() {
-        problems.push(problem(
-            "spec.containers",
-            Fault::Required,
-            "must list a named container besides task-executor; add the sandbox's container",
-        ));
-    }
-    let find = |list: &str| {
-        let items = spec.get(list).and_then(Value::as_array)?;
-        path::index_of(items, list, labels::TASK_EXECUTOR).map(|index| (format!("spec.{list}[{index}]"), &items[index]))
-    };
-    if let Some((at, init)) = find("initContainers")
-        && init.get("restartPolicy").and_then(Value::as_str) != Some("Always")
-    {
-        problems.push(invalid(
-            &format!("{at}.name"),
-            init.get("name"),
-            "is the name of the executor's sidecar; rename this init container, or give it restartPolicy Always if it is the sidecar".to_owned(),
-        ));
-    }
-    for (at, executor) in find("containers").into_iter().chain(find("initContainers")) {
-        let dropped = executor.pointer("/securityContext/capabilities/drop").and_then(Value::as_array);
-        for (index, name) in dropped.into_iter().flatten().enumerate() {
-            let bare = name.as_str().map(|name| name.to_ascii_uppercase());
-            if bare.is_some_and(|name| name.trim_start_matches("CAP_") == SYS_PTRACE) {
-                problems.push(invalid(
-                    &format!("{at}.securityContext.capabilities.drop[{index}]"),
-                    Some(name),
-                    "the executor needs SYS_PTRACE; remove it from drop (drop ALL with add SYS_PTRACE is fine)".to_owned(),
-                ));
-            }
-        }
-    }
-}
-
-fn problem(path: &str, fault: Fault, detail: &str) -> Problem {
-    Problem { path: full(path), fault, detail: detail.to_owned(), stage: Stage::Webhook }
-}
-
-fn invalid(path: &str, value: Option<&Value>, detail: String) -> Problem {
-    let shown = crate::validation::shown(value.unwrap_or(&Value::Null));
-    Problem { path: full(path), fault: Fault::Invalid(shown), detail, stage: Stage::Webhook }
-}
-
-/// Problems are told by the path in the Pool, which is what a person can edit.
-fn full(path: &str) -> String {
-    if path.is_empty() { "spec.template".to_owned() } else { format!("spec.template.{path}") }
 }

@@ -16,6 +16,7 @@
 mod edit;
 pub mod in_container;
 mod inject;
+mod obstacles;
 mod path;
 pub mod pool;
 pub mod record;
@@ -66,23 +67,44 @@ pub struct BadEntry {
 impl ImagesConfig {
     /// Reads the `data` of a ConfigMap. A malformed entry counts as absent and is reported; it never
     /// spoils the others.
-    pub fn read<'a>(namespace: &str, get: impl Fn(&str) -> Option<&'a str>) -> (Self, Vec<BadEntry>) {
+    pub fn read<'a>(
+        namespace: &str,
+        get: impl Fn(&str) -> Option<&'a str>,
+    ) -> (Self, Vec<BadEntry>) {
         let mut bad = Vec::new();
-        let entry = |key: &str| get(key).map(str::trim).filter(|value| !value.is_empty()).map(str::to_owned);
+        let entry = |key: &str| {
+            get(key)
+                .map(str::trim)
+                .filter(|value| !value.is_empty())
+                .map(str::to_owned)
+        };
         let mut image = entry(labels::TASK_EXECUTOR_IMAGE_KEY);
         if let Some(reason) = image.as_deref().and_then(image_problem) {
-            bad.push(BadEntry { key: labels::TASK_EXECUTOR_IMAGE_KEY, reason });
+            bad.push(BadEntry {
+                key: labels::TASK_EXECUTOR_IMAGE_KEY,
+                reason,
+            });
             image = None;
         }
         let mut key = entry(labels::TASK_EXECUTOR_VERIFICATION_KEY_KEY);
-        if key.as_deref().is_some_and(|key| key.len() > 1024 || key.chars().any(char::is_whitespace)) {
+        if key
+            .as_deref()
+            .is_some_and(|key| key.len() > 1024 || key.chars().any(char::is_whitespace))
+        {
             bad.push(BadEntry {
                 key: labels::TASK_EXECUTOR_VERIFICATION_KEY_KEY,
                 reason: "must be one word of base64".to_owned(),
             });
             key = None;
         }
-        (Self { namespace: namespace.to_owned(), task_executor_image: image, verification_key: key }, bad)
+        (
+            Self {
+                namespace: namespace.to_owned(),
+                task_executor_image: image,
+                verification_key: key,
+            },
+            bad,
+        )
     }
 }
 
@@ -90,10 +112,18 @@ impl ImagesConfig {
 /// kubelet judges the rest.
 pub fn image_problem(image: &str) -> Option<String> {
     if image.len() > 1024 {
-        return Some("is longer than 1024 characters; give an image reference such as registry/name:tag".to_owned());
+        return Some(
+            "is longer than 1024 characters; give an image reference such as registry/name:tag"
+                .to_owned(),
+        );
     }
-    if let Some(odd) = image.chars().find(|character| character.is_whitespace() || character.is_control()) {
-        return Some(format!("contains {odd:?}; give an image reference such as registry/name:tag"));
+    if let Some(odd) = image
+        .chars()
+        .find(|character| character.is_whitespace() || character.is_control())
+    {
+        return Some(format!(
+            "contains {odd:?}; give an image reference such as registry/name:tag"
+        ));
     }
     None
 }
@@ -117,10 +147,17 @@ impl Settings {
     ) -> Self {
         let from = |config: &ImagesConfig, key: &str, value: &String| Sourced {
             value: value.clone(),
-            origin: format!("ConfigMap {}/{}, key {key}", config.namespace, labels::IMAGES_CONFIG_MAP),
+            origin: format!(
+                "ConfigMap {}/{}, key {key}",
+                config.namespace,
+                labels::IMAGES_CONFIG_MAP
+            ),
         };
         let image_of = |config: &ImagesConfig| {
-            config.task_executor_image.as_ref().map(|image| from(config, labels::TASK_EXECUTOR_IMAGE_KEY, image))
+            config
+                .task_executor_image
+                .as_ref()
+                .map(|image| from(config, labels::TASK_EXECUTOR_IMAGE_KEY, image))
         };
         let image = namespace
             .and_then(image_of)
@@ -128,9 +165,16 @@ impl Settings {
             .unwrap_or_else(|| default_image.clone());
         let verification_key = installation.and_then(|config| {
             let key = config.verification_key.as_ref()?;
-            Some(from(config, labels::TASK_EXECUTOR_VERIFICATION_KEY_KEY, key))
+            Some(from(
+                config,
+                labels::TASK_EXECUTOR_VERIFICATION_KEY_KEY,
+                key,
+            ))
         });
-        Self { image, verification_key }
+        Self {
+            image,
+            verification_key,
+        }
     }
 
     /// The built-in default: no ConfigMap, no key.
@@ -141,7 +185,10 @@ impl Settings {
 
 /// The image used where nothing names one.
 pub fn default_image() -> Sourced<String> {
-    Sourced { value: labels::DEFAULT_TASK_EXECUTOR_IMAGE.to_owned(), origin: DEFAULT_ORIGIN.to_owned() }
+    Sourced {
+        value: labels::DEFAULT_TASK_EXECUTOR_IMAGE.to_owned(),
+        origin: DEFAULT_ORIGIN.to_owned(),
+    }
 }
 
 /// Whether Pools get the executor where neither they nor their namespace say.
@@ -196,7 +243,11 @@ impl Decision {
 
 /// Who gets the executor. An unknown label value counts as absent here; validation refuses it on a
 /// Pool.
-pub fn decide(pool_label: Option<&str>, namespace_label: Option<&str>, default: InjectionDefault) -> (bool, DecidedBy) {
+pub fn decide(
+    pool_label: Option<&str>,
+    namespace_label: Option<&str>,
+    default: InjectionDefault,
+) -> (bool, DecidedBy) {
     let read = |label: Option<&str>| match label {
         Some("enabled") => Some(true),
         Some("disabled") => Some(false),

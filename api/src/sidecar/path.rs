@@ -104,7 +104,9 @@ impl Path {
         for segment in self.segments() {
             value = match (value, segment) {
                 (Value::Object(map), segment) => map.get(segment.text())?,
-                (Value::Array(items), Segment::Key(key)) => items.get(index_of(items, list, key)?)?,
+                (Value::Array(items), Segment::Key(key)) => {
+                    items.get(index_of(items, list, key)?)?
+                }
                 _ => return None,
             };
             if let Segment::Field(name) = segment {
@@ -153,7 +155,10 @@ fn next_segment(text: &str) -> Option<(Segment<'_>, &str)> {
         return Some((Segment::Key(&inside[..end]), &inside[end + 1..]));
     }
     let field = text.strip_prefix('.').unwrap_or(text);
-    let end = field.bytes().position(|byte| byte == b'.' || byte == b'[').unwrap_or(field.len());
+    let end = field
+        .bytes()
+        .position(|byte| byte == b'.' || byte == b'[')
+        .unwrap_or(field.len());
     (end > 0).then(|| (Segment::Field(&field[..end]), &field[end..]))
 }
 
@@ -162,9 +167,10 @@ fn next_segment(text: &str) -> Option<(Segment<'_>, &str)> {
 pub(super) fn index_of(items: &[Value], list: &str, key: &str) -> Option<usize> {
     items.iter().position(|item| match item {
         Value::String(text) => text == key,
-        Value::Object(map) if list == "ports" => {
-            map.get("containerPort").and_then(Value::as_u64).is_some_and(|port| key.parse() == Ok(port))
-        }
+        Value::Object(map) if list == "ports" => map
+            .get("containerPort")
+            .and_then(Value::as_u64)
+            .is_some_and(|port| key.parse() == Ok(port)),
         Value::Object(map) => map.get("name").and_then(Value::as_str) == Some(key),
         _ => false,
     })
@@ -198,7 +204,10 @@ mod tests {
             {"name": "task-executor", "ports": [{"containerPort": 5758, "name": "x"}]},
         ]}});
         assert_eq!(path.get(&document), Some(&json!("x")));
-        assert_eq!(path.pointer(&document).as_deref(), Some("/spec/containers/1/ports/0/name"));
+        assert_eq!(
+            path.pointer(&document).as_deref(),
+            Some("/spec/containers/1/ports/0/name")
+        );
     }
 
     #[test]
@@ -207,7 +216,10 @@ mod tests {
         assert_eq!(path.to_string(), "annotations[a.b/c~d]");
         assert_eq!(Path::parse("annotations[a.b/c~d]"), Some(path.clone()));
         let document = json!({"annotations": {"a.b/c~d": 1}});
-        assert_eq!(path.pointer(&document).as_deref(), Some("/annotations/a.b~1c~0d"));
+        assert_eq!(
+            path.pointer(&document).as_deref(),
+            Some("/annotations/a.b~1c~0d")
+        );
     }
 
     #[test]

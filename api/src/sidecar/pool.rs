@@ -36,13 +36,26 @@ pub struct Mutation {
 /// # Errors
 ///
 /// Every reason why the template cannot carry the sidecar.
-pub fn mutate(pool: &Value, old: Option<&Value>, context: &Context<'_>) -> Result<Mutation, Vec<Problem>> {
-    let nothing = |decision| Ok(Mutation { decision, operations: Vec::new(), record: Record::default() });
+pub fn mutate(
+    pool: &Value,
+    old: Option<&Value>,
+    context: &Context<'_>,
+) -> Result<Mutation, Vec<Problem>> {
+    let nothing = |decision| {
+        Ok(Mutation {
+            decision,
+            operations: Vec::new(),
+            record: Record::default(),
+        })
+    };
     let decision = decision(pool, context);
     if !decision.has_executor() {
         return nothing(decision);
     }
-    let Some(template) = pool.pointer("/spec/template").filter(|template| !template.is_null()) else {
+    let Some(template) = pool
+        .pointer("/spec/template")
+        .filter(|template| !template.is_null())
+    else {
         return Err(vec![Problem {
             path: "spec.template".to_owned(),
             fault: Fault::Required,
@@ -64,13 +77,26 @@ pub fn mutate(pool: &Value, old: Option<&Value>, context: &Context<'_>) -> Resul
         rebase(operation, "/spec/template");
     }
     let mut record = injection.record;
-    annotate(pool, &own, old_record.as_ref(), &mut record, &mut operations)?;
-    Ok(Mutation { decision, operations, record })
+    annotate(
+        pool,
+        &own,
+        old_record.as_ref(),
+        &mut record,
+        &mut operations,
+    )?;
+    Ok(Mutation {
+        decision,
+        operations,
+        record,
+    })
 }
 
 /// What is to be done with this Pool.
 pub fn decision(pool: &Value, context: &Context<'_>) -> Decision {
-    let label = pool.pointer("/metadata/labels").and_then(|map| map.get(labels::INJECTION)).and_then(Value::as_str);
+    let label = pool
+        .pointer("/metadata/labels")
+        .and_then(|map| map.get(labels::INJECTION))
+        .and_then(Value::as_str);
     let (enabled, by) = decide(label, context.namespace_label, context.default);
     if !enabled {
         return Decision::Disabled(by);
@@ -86,7 +112,12 @@ pub fn decision(pool: &Value, context: &Context<'_>) -> Decision {
 
 fn has_sidecar(template: &Value) -> bool {
     ["containers", "initContainers"].iter().any(|list| {
-        super::Path::root().field("spec").field(list).key(labels::TASK_EXECUTOR).get(template).is_some()
+        super::Path::root()
+            .field("spec")
+            .field(list)
+            .key(labels::TASK_EXECUTOR)
+            .get(template)
+            .is_some()
     })
 }
 
@@ -98,8 +129,13 @@ fn annotation<'a>(pool: &'a Value, key: &str) -> Option<&'a Value> {
 /// value of the label.
 fn upgrade_asked(pool: &Value, old: &Value) -> bool {
     let asked = annotation(pool, labels::INJECTION_UPGRADE).filter(|value| !value.is_null());
-    let label = |pool: &Value| pool.pointer("/metadata/labels").and_then(|map| map.get(labels::INJECTION)).cloned();
-    (asked.is_some() && asked != annotation(old, labels::INJECTION_UPGRADE)) || label(pool) != label(old)
+    let label = |pool: &Value| {
+        pool.pointer("/metadata/labels")
+            .and_then(|map| map.get(labels::INJECTION))
+            .cloned()
+    };
+    (asked.is_some() && asked != annotation(old, labels::INJECTION_UPGRADE))
+        || label(pool) != label(old)
 }
 
 fn rebase(operation: &mut PatchOperation, prefix: &str) {
@@ -109,7 +145,8 @@ fn rebase(operation: &mut PatchOperation, prefix: &str) {
         // The editor makes no others.
         _ => return,
     };
-    *path = json_patch::jsonptr::PointerBuf::parse(format!("{prefix}{path}")).expect("two pointers make a pointer");
+    *path = json_patch::jsonptr::PointerBuf::parse(format!("{prefix}{path}"))
+        .expect("two pointers make a pointer");
 }
 
 /// Writes the record onto the Pool, unless it says so already or there is nothing to say.
@@ -152,7 +189,9 @@ fn annotate(
                     record.parents.insert(POOL_ANNOTATIONS.to_owned());
                 }
                 if let Some(before) = earlier.replaced.get(POOL_ANNOTATIONS) {
-                    record.replaced.insert(POOL_ANNOTATIONS.to_owned(), before.clone());
+                    record
+                        .replaced
+                        .insert(POOL_ANNOTATIONS.to_owned(), before.clone());
                 }
             }
         }
@@ -161,7 +200,9 @@ fn annotate(
         }
         Some(Value::Null) => {
             record.parents.insert(POOL_ANNOTATIONS.to_owned());
-            record.replaced.insert(POOL_ANNOTATIONS.to_owned(), Value::Null);
+            record
+                .replaced
+                .insert(POOL_ANNOTATIONS.to_owned(), Value::Null);
         }
         Some(value) => return Err(odd("metadata.annotations", value)),
     }
@@ -177,7 +218,9 @@ fn annotate(
             operation(&pointer, text, present.is_none())
         }
         other => {
-            let map: Map<String, Value> = [(labels::INJECTION_RECORD.to_owned(), text)].into_iter().collect();
+            let map: Map<String, Value> = [(labels::INJECTION_RECORD.to_owned(), text)]
+                .into_iter()
+                .collect();
             operation(pointer, Value::Object(map), other.is_none())
         }
     });

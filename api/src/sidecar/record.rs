@@ -32,7 +32,10 @@ pub(super) const POOL_ANNOTATIONS: &str = "pool.metadata.annotations";
 impl Record {
     /// Reads the annotation. A malformed one counts as absent: it is rewritten, never fatal.
     pub fn parse(annotation: Option<&Value>) -> Self {
-        annotation.and_then(Value::as_str).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+        annotation
+            .and_then(Value::as_str)
+            .and_then(|text| serde_json::from_str(text).ok())
+            .unwrap_or_default()
     }
 
     /// The annotation's text: compact JSON with sorted keys, so that equal records are equal bytes.
@@ -48,7 +51,10 @@ impl Record {
     /// Origin of the executor's image, if it is ours.
     pub fn image_origin(&self) -> Option<&str> {
         let sidecar = |list: &str| format!("spec.{list}[{}].image", crate::labels::TASK_EXECUTOR);
-        ["containers", "initContainers"].iter().find_map(|list| self.added.get(&sidecar(list))).map(String::as_str)
+        ["containers", "initContainers"]
+            .iter()
+            .find_map(|list| self.added.get(&sidecar(list)))
+            .map(String::as_str)
     }
 
     /// Origin of the value at this path, if it is ours.

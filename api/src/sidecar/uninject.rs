@@ -11,8 +11,12 @@ use crate::labels;
 /// Values that somebody changed since are not in the record and stay.
 pub fn uninject(pool: &Value) -> Value {
     let mut pool = pool.clone();
-    let Some(annotations) = pool.pointer("/metadata/annotations") else { return pool };
-    let Some(annotation) = annotations.get(labels::INJECTION_RECORD) else { return pool };
+    let Some(annotations) = pool.pointer("/metadata/annotations") else {
+        return pool;
+    };
+    let Some(annotation) = annotations.get(labels::INJECTION_RECORD) else {
+        return pool;
+    };
     let record = Record::parse(Some(annotation));
     if let Some(template) = pool.pointer_mut("/spec/template") {
         restore(template, &record);
@@ -33,39 +37,61 @@ pub fn uninject(pool: &Value) -> Value {
 }
 
 fn restore(template: &mut Value, record: &Record) {
-    let Record { added, parents, replaced } = record;
+    let Record {
+        added,
+        parents,
+        replaced,
+    } = record;
     for text in added.keys() {
         take_away(template, text, replaced.get(text), false);
     }
     // The innermost first, so that an outer one is empty when its turn comes.
-    let mut parents: Vec<&String> = parents.iter().filter(|text| *text != POOL_ANNOTATIONS).collect();
-    parents.sort_by_key(|text| std::cmp::Reverse(Path::parse(text).map_or(0, |path| path.segments().count())));
+    let mut parents: Vec<&String> = parents
+        .iter()
+        .filter(|text| *text != POOL_ANNOTATIONS)
+        .collect();
+    parents.sort_by_key(|text| {
+        std::cmp::Reverse(Path::parse(text).map_or(0, |path| path.segments().count()))
+    });
     for text in parents {
         take_away(template, text, replaced.get(text), true);
     }
 }
 
 fn take_away(template: &mut Value, text: &str, before: Option<&Value>, only_if_empty: bool) {
-    let Some(path) = Path::parse(text) else { return };
-    let Some(found) = path.get(template) else { return };
+    let Some(path) = Path::parse(text) else {
+        return;
+    };
+    let Some(found) = path.get(template) else {
+        return;
+    };
     if only_if_empty && !super::edit::hollow(found) {
         return;
     }
-    let Some(pointer) = path.pointer(template) else { return };
+    let Some(pointer) = path.pointer(template) else {
+        return;
+    };
     if let Some(before) = before {
         if let Some(place) = template.pointer_mut(&pointer) {
             *place = before.clone();
         }
         return;
     }
-    let Some((parent, _)) = pointer.rsplit_once('/') else { return };
-    let Some(name) = path.last().map(super::Segment::text) else { return };
+    let Some((parent, _)) = pointer.rsplit_once('/') else {
+        return;
+    };
+    let Some(name) = path.last().map(super::Segment::text) else {
+        return;
+    };
     match template.pointer_mut(parent) {
         Some(Value::Object(map)) => {
             map.shift_remove(name);
         }
         Some(Value::Array(items)) => {
-            if let Some(index) = pointer.rsplit('/').next().and_then(|token| token.parse::<usize>().ok())
+            if let Some(index) = pointer
+                .rsplit('/')
+                .next()
+                .and_then(|token| token.parse::<usize>().ok())
                 && index < items.len()
             {
                 items.remove(index);

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{null_as_default, schema};
 
 /// One or many sandboxes with their tasks.
-#[derive(Clone, Debug, PartialEq, CustomResource, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, CustomResource, Deserialize, Serialize, JsonSchema)]
 #[kube(
     group = "sandbox.opensandbox.io",
     version = "v1alpha1",

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::schema;
 
 /// Keeps pods warm so that a sandbox is ready in milliseconds.
-#[derive(Clone, Debug, PartialEq, CustomResource, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, CustomResource, Deserialize, Serialize, JsonSchema)]
 #[kube(
     group = "sandbox.opensandbox.io",
     version = "v1alpha1",

@@ -166,7 +166,9 @@ pub(super) fn batch_sandbox_phase(_: &mut SchemaGenerator) -> Schema {
     words(
         "Summary of the sandboxes' state. `Succeed` means that a sandbox is ready, not that a task ended.",
         None,
-        &["Pending", "Succeed", "Pausing", "Paused", "Resuming", "Failed"],
+        &[
+            "Pending", "Succeed", "Pausing", "Paused", "Resuming", "Failed",
+        ],
     )
 }
 

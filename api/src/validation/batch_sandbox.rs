@@ -16,14 +16,27 @@ pub fn batch_sandbox(new: &Value, old: Option<&Value>) -> Vec<Problem> {
     pool::metadata(&mut problems, new);
     let spec = match new.get("spec").filter(|spec| !spec.is_null()) {
         None => {
-            problems.required(Stage::Schema, "spec", "must be set; see `kubectl explain batchsandbox.spec`");
+            problems.required(
+                Stage::Schema,
+                "spec",
+                "must be set; see `kubectl explain batchsandbox.spec`",
+            );
             return problems.into_vec();
         }
         spec => object(&mut problems, Stage::Schema, "spec", spec),
     };
     if let Some(spec) = spec {
-        let old_spec = old.and_then(|old| old.get("spec")).and_then(Value::as_object);
-        let replicas = integer(&mut problems, Stage::Schema, "spec.replicas", field(spec, "replicas"), 0, i64::from(i32::MAX));
+        let old_spec = old
+            .and_then(|old| old.get("spec"))
+            .and_then(Value::as_object);
+        let replicas = integer(
+            &mut problems,
+            Stage::Schema,
+            "spec.replicas",
+            field(spec, "replicas"),
+            0,
+            i64::from(i32::MAX),
+        );
         source(&mut problems, spec, old_spec);
         pod_template::check(&mut problems, "spec.template", field(spec, "template"));
         shard_patches(&mut problems, spec);
@@ -43,7 +56,10 @@ fn source(problems: &mut Problems, spec: &Map<String, Value>, old: Option<&Map<S
     }
     let pool_ref = pool_ref.unwrap_or_default();
     let has_template = field(spec, "template").is_some();
-    let old_ref = old.and_then(|old| field(old, "poolRef")).and_then(Value::as_str).unwrap_or_default();
+    let old_ref = old
+        .and_then(|old| field(old, "poolRef"))
+        .and_then(Value::as_str)
+        .unwrap_or_default();
     let old_has_template = old.is_some_and(|old| field(old, "template").is_some());
     if pool_ref.is_empty() && !has_template {
         problems.required(
@@ -67,7 +83,9 @@ fn source(problems: &mut Problems, spec: &Map<String, Value>, old: Option<&Map<S
             Stage::Schema,
             PATH,
             &Value::from(pool_ref),
-            format!("poolRef is immutable (it is \"{old_ref}\"); create another BatchSandbox instead"),
+            format!(
+                "poolRef is immutable (it is \"{old_ref}\"); create another BatchSandbox instead"
+            ),
         );
     }
 }
@@ -77,10 +95,14 @@ fn lifetime(problems: &mut Problems, spec: &Map<String, Value>) {
     if let Some(expire) = string(problems, Stage::Schema, EXPIRE, field(spec, "expireTime")) {
         // The API server's own check is by form; what passes it and is no time is left to the second.
         let time = serde_json::from_value::<Time>(Value::from(expire)).ok();
-        let sound = is_date_time(expire) && time.as_ref().is_none_or(|time| time.0 > Timestamp::UNIX_EPOCH);
+        let sound = is_date_time(expire)
+            && time
+                .as_ref()
+                .is_none_or(|time| time.0 > Timestamp::UNIX_EPOCH);
         let stage = if sound { Stage::Webhook } else { Stage::Schema };
         if !sound || time.is_none() {
-            let detail = "must be a time after 1970, as RFC 3339 writes it, such as 2030-01-02T15:04:05Z";
+            let detail =
+                "must be a time after 1970, as RFC 3339 writes it, such as 2030-01-02T15:04:05Z";
             problems.invalid(stage, EXPIRE, &Value::from(expire), detail);
         }
     }
@@ -118,8 +140,12 @@ fn lifetime(problems: &mut Problems, spec: &Map<String, Value>) {
 
 /// The form of `format: date-time` as the API server checks it.
 fn is_date_time(text: &str) -> bool {
-    let Some((date, time)) = text.split_once('T') else { return false };
-    let digits = |text: &str, count: usize| text.len() == count && text.bytes().all(|byte| byte.is_ascii_digit());
+    let Some((date, time)) = text.split_once('T') else {
+        return false;
+    };
+    let digits = |text: &str, count: usize| {
+        text.len() == count && text.bytes().all(|byte| byte.is_ascii_digit())
+    };
     let shaped = matches!(date.split('-').collect::<Vec<_>>()[..], [year, month, day]
         if digits(year, 4) && digits(month, 2) && digits(day, 2));
     if !shaped || date.parse::<Date>().is_err() {
@@ -132,10 +158,13 @@ fn is_date_time(text: &str) -> bool {
             None => return false,
         },
     };
-    let (clock, fraction) = clock.split_once('.').map_or((clock, None), |(clock, fraction)| (clock, Some(fraction)));
+    let (clock, fraction) = clock
+        .split_once('.')
+        .map_or((clock, None), |(clock, fraction)| (clock, Some(fraction)));
     let clock_fits = matches!(clock.split(':').collect::<Vec<_>>()[..], [hour, minute, second]
         if digits(hour, 2) && hour <= "23" && digits(minute, 2) && minute <= "59" && digits(second, 2) && second <= "59");
-    let fraction_fits = fraction.is_none_or(|fraction| !fraction.is_empty() && digits(fraction, fraction.len()));
+    let fraction_fits =
+        fraction.is_none_or(|fraction| !fraction.is_empty() && digits(fraction, fraction.len()));
     let zone_fits = zone.is_none_or(|zone| {
         matches!(zone.split(':').collect::<Vec<_>>()[..], [hours, minutes] if digits(hours, 2) && digits(minutes, 2))
     });
@@ -145,7 +174,8 @@ fn is_date_time(text: &str) -> bool {
 /// Each patch must be an object that can be merged and leaves a pod with its containers.
 fn shard_patches(problems: &mut Problems, spec: &Map<String, Value>) {
     const PATH: &str = "spec.shardPatches";
-    let patches = list(problems, Stage::Schema, PATH, field(spec, "shardPatches")).unwrap_or_default();
+    let patches =
+        list(problems, Stage::Schema, PATH, field(spec, "shardPatches")).unwrap_or_default();
     let template = field(spec, "template").filter(|template| template.is_object());
     for (index, patch) in patches.iter().enumerate() {
         let path = format!("{PATH}[{index}]");
@@ -154,10 +184,22 @@ fn shard_patches(problems: &mut Problems, spec: &Map<String, Value>) {
         }
         let Some(template) = template else { continue };
         match shard_patch::apply(template, patch, Kind::PodTemplate) {
-            Err(error) => bad_patch(problems, path, format!("cannot be merged into the template: {error}")),
+            Err(error) => bad_patch(
+                problems,
+                path,
+                format!("cannot be merged into the template: {error}"),
+            ),
             Ok(pod) => {
-                if !pod.pointer("/spec/containers").and_then(Value::as_array).is_some_and(|list| !list.is_empty()) {
-                    bad_patch(problems, path, "leaves the pod without containers; keep at least one".to_owned());
+                if pod
+                    .pointer("/spec/containers")
+                    .and_then(Value::as_array)
+                    .is_none_or(Vec::is_empty)
+                {
+                    bad_patch(
+                        problems,
+                        path,
+                        "leaves the pod without containers; keep at least one".to_owned(),
+                    );
                 }
             }
         }
@@ -166,7 +208,12 @@ fn shard_patches(problems: &mut Problems, spec: &Map<String, Value>) {
 
 /// A patch may hold secrets, so it is told by its path alone.
 fn bad_patch(problems: &mut Problems, path: String, detail: String) {
-    problems.push(Stage::Webhook, path, Fault::Invalid(super::NOT_SHOWN.to_owned()), detail);
+    problems.push(
+        Stage::Webhook,
+        path,
+        Fault::Invalid(super::NOT_SHOWN.to_owned()),
+        detail,
+    );
 }
 
 /// The base task and every patched one.
@@ -174,9 +221,20 @@ fn tasks(problems: &mut Problems, spec: &Map<String, Value>, replicas: i64) {
     const PATH: &str = "spec.taskTemplate";
     const PATCHES: &str = "spec.shardTaskPatches";
     let template = object(problems, Stage::Schema, PATH, field(spec, "taskTemplate"));
-    let patches = list(problems, Stage::Schema, PATCHES, field(spec, "shardTaskPatches")).unwrap_or_default();
+    let patches = list(
+        problems,
+        Stage::Schema,
+        PATCHES,
+        field(spec, "shardTaskPatches"),
+    )
+    .unwrap_or_default();
     for (index, patch) in patches.iter().enumerate() {
-        object(problems, Stage::Schema, &format!("{PATCHES}[{index}]"), Some(patch));
+        object(
+            problems,
+            Stage::Schema,
+            &format!("{PATCHES}[{index}]"),
+            Some(patch),
+        );
     }
     if field(spec, "taskTemplate").is_none() && !patches.is_empty() {
         problems.required(
@@ -202,16 +260,29 @@ fn tasks(problems: &mut Problems, spec: &Map<String, Value>, replicas: i64) {
     if !base_is_sound {
         return;
     }
-    for (index, patch) in patches.iter().enumerate().filter(|(_, patch)| patch.is_object()) {
-        patched_task(problems, &format!("{PATCHES}[{index}]"), &template_value, patch);
+    for (index, patch) in patches
+        .iter()
+        .enumerate()
+        .filter(|(_, patch)| patch.is_object())
+    {
+        patched_task(
+            problems,
+            &format!("{PATCHES}[{index}]"),
+            &template_value,
+            patch,
+        );
     }
 }
 
-fn patched_task(problems: &mut Problems, path: &str, template: &Value, patch: &Value) {
-    let task = match shard_patch::apply(template, patch, Kind::TaskTemplate) {
+fn patched_task(problems: &mut Problems, path: &str, template: &Value, changes: &Value) {
+    let task = match shard_patch::apply(template, changes, Kind::TaskTemplate) {
         Ok(task) => task,
         Err(error) => {
-            bad_patch(problems, path.to_owned(), format!("cannot be merged into taskTemplate: {error}"));
+            bad_patch(
+                problems,
+                path.to_owned(),
+                format!("cannot be merged into taskTemplate: {error}"),
+            );
             return;
         }
     };
@@ -229,37 +300,73 @@ fn patched_task(problems: &mut Problems, path: &str, template: &Value, patch: &V
 }
 
 fn has_command(task: &Value) -> bool {
-    task.pointer("/spec/process/command").and_then(Value::as_array).is_some_and(|command| !command.is_empty())
+    task.pointer("/spec/process/command")
+        .and_then(Value::as_array)
+        .is_some_and(|command| !command.is_empty())
 }
 
 /// Types of a task's fields, as the schema has them.
 fn task_shape(problems: &mut Problems, stage: Stage, path: &str, task: &Map<String, Value>) {
     let spec_path = format!("{path}.spec");
-    let Some(spec) = object(problems, stage, &spec_path, field(task, "spec")) else { return };
+    let Some(spec) = object(problems, stage, &spec_path, field(task, "spec")) else {
+        return;
+    };
     for seconds in ["timeoutSeconds", "gracePeriodSeconds"] {
-        integer(problems, stage, &format!("{spec_path}.{seconds}"), field(spec, seconds), 0, i64::MAX);
+        integer(
+            problems,
+            stage,
+            &format!("{spec_path}.{seconds}"),
+            field(spec, seconds),
+            0,
+            i64::MAX,
+        );
     }
     let process_path = format!("{spec_path}.process");
-    let Some(process) = object(problems, stage, &process_path, field(spec, "process")) else { return };
+    let Some(process) = object(problems, stage, &process_path, field(spec, "process")) else {
+        return;
+    };
     for name in ["command", "args"] {
         let path = format!("{process_path}.{name}");
-        for (index, word) in list(problems, stage, &path, field(process, name)).unwrap_or_default().iter().enumerate() {
+        for (index, word) in list(problems, stage, &path, field(process, name))
+            .unwrap_or_default()
+            .iter()
+            .enumerate()
+        {
             string(problems, stage, &format!("{path}[{index}]"), Some(word));
         }
     }
-    if let Some(program) = process.get("command").and_then(|command| command.get(0)).and_then(Value::as_str)
+    if let Some(program) = process
+        .get("command")
+        .and_then(|command| command.get(0))
+        .and_then(Value::as_str)
         && program.is_empty()
     {
-        problems.invalid(Stage::Webhook, format!("{process_path}.command[0]"), &Value::from(""), "must name a program");
+        problems.invalid(
+            Stage::Webhook,
+            format!("{process_path}.command[0]"),
+            &Value::from(""),
+            "must name a program",
+        );
     }
-    string(problems, stage, &format!("{process_path}.workingDir"), field(process, "workingDir"));
+    string(
+        problems,
+        stage,
+        &format!("{process_path}.workingDir"),
+        field(process, "workingDir"),
+    );
     environment(problems, stage, &format!("{process_path}.env"), process);
 }
 
 fn environment(problems: &mut Problems, stage: Stage, path: &str, process: &Map<String, Value>) {
-    for (index, variable) in list(problems, stage, path, field(process, "env")).unwrap_or_default().iter().enumerate() {
+    for (index, variable) in list(problems, stage, path, field(process, "env"))
+        .unwrap_or_default()
+        .iter()
+        .enumerate()
+    {
         let path = format!("{path}[{index}]");
-        let Some(variable) = object(problems, stage, &path, Some(variable)) else { continue };
+        let Some(variable) = object(problems, stage, &path, Some(variable)) else {
+            continue;
+        };
         let name_path = format!("{path}.name");
         match field(variable, "name") {
             None => problems.required(stage, name_path, "must name the variable"),
@@ -267,7 +374,12 @@ fn environment(problems: &mut Problems, stage: Stage, path: &str, process: &Map<
                 if let Some(name) = string(problems, stage, &name_path, Some(name))
                     && (name.is_empty() || name.contains(['=', '\0']))
                 {
-                    problems.invalid(Stage::Webhook, name_path, &Value::from(name), "must not be empty nor contain '='");
+                    problems.invalid(
+                        Stage::Webhook,
+                        name_path,
+                        &Value::from(name),
+                        "must not be empty nor contain '='",
+                    );
                 }
             }
         }
@@ -286,11 +398,25 @@ fn environment(problems: &mut Problems, stage: Stage, path: &str, process: &Map<
 /// The annotations by which pods are given to sandboxes, changed by somebody other than the operator.
 ///
 /// Whoever could write them could take or destroy the pods of others.
-pub fn batch_sandbox_annotations(new: &Value, old: Option<&Value>, user: &str, operators: &[String]) -> Vec<Problem> {
+pub fn batch_sandbox_annotations(
+    new: &Value,
+    old: Option<&Value>,
+    user: &str,
+    operators: &[String],
+) -> Vec<Problem> {
     let mut problems = Problems::default();
     if !operators.iter().any(|operator| operator == user) {
-        for key in [labels::ALLOC_STATUS, labels::ALLOC_RELEASE, labels::ALLOC_RELEASED] {
-            let read = |object: &Value| object.pointer("/metadata/annotations").and_then(|map| map.get(key)).cloned();
+        for key in [
+            labels::ALLOC_STATUS,
+            labels::ALLOC_RELEASE,
+            labels::ALLOC_RELEASED,
+        ] {
+            let read = |object: &Value| {
+                object
+                    .pointer("/metadata/annotations")
+                    .and_then(|map| map.get(key))
+                    .cloned()
+            };
             if read(new) != old.and_then(read) {
                 problems.push(
                     Stage::Webhook,

@@ -25,7 +25,14 @@ pub struct CelRule {
 }
 
 const fn rule(at: &'static str, rule: &'static str, message: &'static str) -> CelRule {
-    CelRule { at, rule, message, field_path: None, reason: None, optional_old_self: false }
+    CelRule {
+        at,
+        rule,
+        message,
+        field_path: None,
+        reason: None,
+        optional_old_self: false,
+    }
 }
 
 impl CelRule {
@@ -59,7 +66,8 @@ const CONTAINERS: CelRule = rule(
 .required();
 
 /// The rule of both strategies' `maxUnavailable`.
-const MAX_UNAVAILABLE: &str = "type(self) == int ? (self > 0 && self <= 2147483647) : self.matches('^(100|[1-9][0-9]?)%$')";
+const MAX_UNAVAILABLE: &str =
+    "type(self) == int ? (self > 0 && self <= 2147483647) : self.matches('^(100|[1-9][0-9]?)%$')";
 const MAX_UNAVAILABLE_MESSAGE: &str =
     "must be a positive number or a percentage from 1% to 100%, such as 2 or 25%";
 
@@ -85,8 +93,16 @@ pub const POOL: &[CelRule] = &[
         "poolMin must not be greater than poolMax; lower poolMin or raise poolMax",
     )
     .on(".poolMin"),
-    rule("spec.scaleStrategy.maxUnavailable", MAX_UNAVAILABLE, MAX_UNAVAILABLE_MESSAGE),
-    rule("spec.updateStrategy.maxUnavailable", MAX_UNAVAILABLE, MAX_UNAVAILABLE_MESSAGE),
+    rule(
+        "spec.scaleStrategy.maxUnavailable",
+        MAX_UNAVAILABLE,
+        MAX_UNAVAILABLE_MESSAGE,
+    ),
+    rule(
+        "spec.updateStrategy.maxUnavailable",
+        MAX_UNAVAILABLE,
+        MAX_UNAVAILABLE_MESSAGE,
+    ),
 ];
 
 /// Rules of `BatchSandbox`.
@@ -146,7 +162,9 @@ pub const BATCH_SANDBOX: &[CelRule] = &[
 /// that renders the CRDs.
 pub fn attach(crd: CustomResourceDefinition, rules: &[CelRule]) -> CustomResourceDefinition {
     let mut raw = serde_json::to_value(crd).expect("a CRD is plain data");
-    let versions = raw["spec"]["versions"].as_array_mut().expect("a CRD has versions");
+    let versions = raw["spec"]["versions"]
+        .as_array_mut()
+        .expect("a CRD has versions");
     for version in versions {
         let schema = &mut version["schema"]["openAPIV3Schema"];
         bound_integers(schema);
@@ -161,7 +179,9 @@ pub fn attach(crd: CustomResourceDefinition, rules: &[CelRule]) -> CustomResourc
 fn bound_integers(schema: &mut Value) {
     match schema {
         Value::Object(map) => {
-            if map.get("format").and_then(Value::as_str) == Some("int32") && !map.contains_key("maximum") {
+            if map.get("format").and_then(Value::as_str) == Some("int32")
+                && !map.contains_key("maximum")
+            {
                 map.insert("maximum".to_owned(), json!(i32::MAX));
             }
             map.values_mut().for_each(bound_integers);
@@ -172,9 +192,15 @@ fn bound_integers(schema: &mut Value) {
 }
 
 fn attach_one(root: &mut Value, rule: &CelRule) {
-    let pointer: String =
-        rule.at.split('.').filter(|part| !part.is_empty()).fold(String::new(), |path, part| path + "/properties/" + part);
-    let node = root.pointer_mut(&pointer).and_then(Value::as_object_mut).expect("rules name fields of the schema");
+    let pointer: String = rule
+        .at
+        .split('.')
+        .filter(|part| !part.is_empty())
+        .fold(String::new(), |path, part| path + "/properties/" + part);
+    let node = root
+        .pointer_mut(&pointer)
+        .and_then(Value::as_object_mut)
+        .expect("rules name fields of the schema");
     let mut entry = json!({ "rule": rule.rule, "message": rule.message });
     if let Some(path) = rule.field_path {
         entry["fieldPath"] = json!(path);

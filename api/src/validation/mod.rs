@@ -63,7 +63,12 @@ pub struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { path, fault, detail, stage: _ } = self;
+        let Self {
+            path,
+            fault,
+            detail,
+            stage: _,
+        } = self;
         match fault {
             Fault::Required => write!(f, "{path}: Required value: {detail}"),
             Fault::Invalid(value) => write!(f, "{path}: Invalid value: {value}: {detail}"),
@@ -92,15 +97,37 @@ impl Fault {
 pub(crate) struct Problems(Vec<Problem>);
 
 impl Problems {
-    pub(crate) fn push(&mut self, stage: Stage, path: impl Into<String>, fault: Fault, detail: impl Into<String>) {
-        self.0.push(Problem { path: path.into(), fault, detail: detail.into(), stage });
+    pub(crate) fn push(
+        &mut self,
+        stage: Stage,
+        path: impl Into<String>,
+        fault: Fault,
+        detail: impl Into<String>,
+    ) {
+        self.0.push(Problem {
+            path: path.into(),
+            fault,
+            detail: detail.into(),
+            stage,
+        });
     }
 
-    pub(crate) fn required(&mut self, stage: Stage, path: impl Into<String>, detail: impl Into<String>) {
+    pub(crate) fn required(
+        &mut self,
+        stage: Stage,
+        path: impl Into<String>,
+        detail: impl Into<String>,
+    ) {
         self.push(stage, path, Fault::Required, detail);
     }
 
-    pub(crate) fn invalid(&mut self, stage: Stage, path: impl Into<String>, value: &Value, detail: impl Into<String>) {
+    pub(crate) fn invalid(
+        &mut self,
+        stage: Stage,
+        path: impl Into<String>,
+        value: &Value,
+        detail: impl Into<String>,
+    ) {
         self.push(stage, path, Fault::Invalid(shown(value)), detail);
     }
 
@@ -134,5 +161,7 @@ pub(crate) fn shown(value: &Value) -> String {
 /// The problems of `new` that `old` does not have: an update is not refused for what was stored
 /// before the rule existed and is not touched now. Kubernetes calls this ratcheting.
 pub fn new_problems(new: Vec<Problem>, old: &[Problem]) -> Vec<Problem> {
-    new.into_iter().filter(|problem| !old.contains(problem)).collect()
+    new.into_iter()
+        .filter(|problem| !old.contains(problem))
+        .collect()
 }

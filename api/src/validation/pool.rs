@@ -13,7 +13,11 @@ pub fn pool(pool: &Value) -> Vec<Problem> {
     metadata(&mut problems, pool);
     let spec = match pool.get("spec").filter(|spec| !spec.is_null()) {
         None => {
-            problems.required(Stage::Schema, "spec", "must be set; see `kubectl explain pool.spec`");
+            problems.required(
+                Stage::Schema,
+                "spec",
+                "must be set; see `kubectl explain pool.spec`",
+            );
             return problems.into_vec();
         }
         spec => object(&mut problems, Stage::Schema, "spec", spec),
@@ -22,8 +26,14 @@ pub fn pool(pool: &Value) -> Vec<Problem> {
         capacity_spec(&mut problems, spec);
         for strategy in ["scaleStrategy", "updateStrategy"] {
             let path = format!("spec.{strategy}");
-            if let Some(strategy) = object(&mut problems, Stage::Schema, &path, field(spec, strategy)) {
-                max_unavailable(&mut problems, &format!("{path}.maxUnavailable"), field(strategy, "maxUnavailable"));
+            if let Some(strategy) =
+                object(&mut problems, Stage::Schema, &path, field(spec, strategy))
+            {
+                max_unavailable(
+                    &mut problems,
+                    &format!("{path}.maxUnavailable"),
+                    field(strategy, "maxUnavailable"),
+                );
             }
         }
         recycle_strategy(&mut problems, spec);
@@ -34,7 +44,10 @@ pub fn pool(pool: &Value) -> Vec<Problem> {
 
 /// What both kinds ask of their metadata.
 pub(super) fn metadata(problems: &mut Problems, root: &Value) {
-    let name = root.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+    let name = root
+        .pointer("/metadata/name")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
     if name.chars().count() > super::MAX_LABEL_VALUE {
         problems.push(
             Stage::Schema,
@@ -43,7 +56,12 @@ pub(super) fn metadata(problems: &mut Problems, root: &Value) {
             "must not be longer than 63 characters, because pods carry it as a label value; choose a shorter one",
         );
     }
-    let Some(label) = root.pointer("/metadata/labels").and_then(|map| map.get(labels::INJECTION)) else { return };
+    let Some(label) = root
+        .pointer("/metadata/labels")
+        .and_then(|map| map.get(labels::INJECTION))
+    else {
+        return;
+    };
     if !matches!(label.as_str(), Some("enabled" | "disabled")) {
         problems.push(
             Stage::Webhook,
@@ -58,7 +76,11 @@ fn capacity_spec(problems: &mut Problems, spec: &Map<String, Value>) {
     const PATH: &str = "spec.capacitySpec";
     let value = field(spec, "capacitySpec");
     if value.is_none() {
-        problems.required(Stage::Schema, PATH, "must give bufferMax, bufferMin, poolMax and poolMin");
+        problems.required(
+            Stage::Schema,
+            PATH,
+            "must give bufferMax, bufferMin, poolMax and poolMin",
+        );
     }
     if let Some(numbers) = object(problems, Stage::Schema, PATH, value) {
         capacity::check(problems, PATH, numbers);
@@ -87,9 +109,18 @@ fn max_unavailable(problems: &mut Problems, path: &str, value: Option<&Value>) {
 
 fn recycle_strategy(problems: &mut Problems, spec: &Map<String, Value>) {
     const PATH: &str = "spec.recycleStrategy";
-    let Some(strategy) = object(problems, Stage::Schema, PATH, field(spec, "recycleStrategy")) else { return };
+    let Some(strategy) = object(
+        problems,
+        Stage::Schema,
+        PATH,
+        field(spec, "recycleStrategy"),
+    ) else {
+        return;
+    };
     let path = format!("{PATH}.type");
-    let Some(kind) = string(problems, Stage::Schema, &path, field(strategy, "type")) else { return };
+    let Some(kind) = string(problems, Stage::Schema, &path, field(strategy, "type")) else {
+        return;
+    };
     if !matches!(kind, "Delete" | "Restart" | "Noop") {
         problems.push(
             Stage::Schema,

@@ -24,7 +24,11 @@ fn type_name(value: &Value) -> &'static str {
 fn wrong_type(problems: &mut Problems, stage: Stage, path: &str, value: &Value, wanted: &str) {
     // What stands in an environment, or in a patch of one, may be a secret and is never shown.
     let secret = path.contains(".env[") || path.contains("atches[");
-    let shown = if secret { super::NOT_SHOWN.to_owned() } else { super::shown(value) };
+    let shown = if secret {
+        super::NOT_SHOWN.to_owned()
+    } else {
+        super::shown(value)
+    };
     let detail = format!("must be {wanted}, not {}", type_name(value));
     problems.push(stage, path, super::Fault::Invalid(shown), detail);
 }
@@ -130,6 +134,9 @@ pub(crate) fn whole(value: &Value) -> Option<i64> {
     }
     let float = number.as_f64()?;
     // 2^53: beyond it a float no longer stands for one whole number.
-    #[expect(clippy::cast_possible_truncation, reason = "bounded by the check before it")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "bounded by the check before it"
+    )]
     (float.fract() == 0.0 && float.abs() < 9_007_199_254_740_992.0).then_some(float as i64)
 }

@@ -7,13 +7,28 @@ use serde_json::{Map, Value, json};
 
 /// Number of cases, from `OPENSANDBOX_CASES`.
 pub(crate) fn cases() -> u32 {
-    std::env::var("OPENSANDBOX_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(1000)
+    std::env::var("OPENSANDBOX_CASES")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(1000)
 }
 
 fn keys() -> impl Strategy<Value = String> {
     prop_oneof![
         select(vec![
-            "a", "b/c", "d~e", "f.g", "name", "~1", "", "labels", "env", "new field", "é", "containerPort", "value",
+            "a",
+            "b/c",
+            "d~e",
+            "f.g",
+            "name",
+            "~1",
+            "",
+            "labels",
+            "env",
+            "new field",
+            "é",
+            "containerPort",
+            "value",
         ])
         .prop_map(str::to_owned),
         "[a-z~/.]{1,6}",
@@ -31,7 +46,8 @@ pub(crate) fn anything() -> BoxedStrategy<Value> {
     leaf.prop_recursive(3, 16, 4, |inner| {
         prop_oneof![
             vec(inner.clone(), 0..3).prop_map(Value::from),
-            vec((keys(), inner), 0..4).prop_map(|entries| Value::Object(entries.into_iter().collect())),
+            vec((keys(), inner), 0..4)
+                .prop_map(|entries| Value::Object(entries.into_iter().collect())),
         ]
     })
     .boxed()
@@ -65,52 +81,145 @@ fn fields(parts: Vec<(&'static str, BoxedStrategy<Option<Value>>)>) -> BoxedStra
         .boxed()
 }
 
+#[expect(clippy::too_many_lines, reason = "one field after the other")]
 fn container() -> BoxedStrategy<Value> {
-    let name = select(vec!["main", "helper", "task-executor", "task-executor", "sandbox", "x"]).prop_map(|name| Some(json!(name)));
-    let image = select(vec!["ubuntu:22.04", "opensandbox.io/task-executor:v9", "registry/executor:7", ""]).prop_map(Value::from);
+    let name = select(vec![
+        "main",
+        "helper",
+        "task-executor",
+        "task-executor",
+        "sandbox",
+        "x",
+    ])
+    .prop_map(|name| Some(json!(name)));
+    let image = select(vec![
+        "ubuntu:22.04",
+        "opensandbox.io/task-executor:v9",
+        "registry/executor:7",
+        "",
+    ])
+    .prop_map(Value::from);
     let env_item = fields(vec![
-        ("name", maybe(select(vec!["A", "MAIN_CONTAINER_NAME", "TASK_EXECUTOR_VERIFICATION_KEY"]).prop_map(Value::from).boxed())),
-        ("value", maybe(select(vec!["main", "x"]).prop_map(Value::from).boxed())),
+        (
+            "name",
+            maybe(
+                select(vec![
+                    "A",
+                    "MAIN_CONTAINER_NAME",
+                    "TASK_EXECUTOR_VERIFICATION_KEY",
+                ])
+                .prop_map(Value::from)
+                .boxed(),
+            ),
+        ),
+        (
+            "value",
+            maybe(select(vec!["main", "x"]).prop_map(Value::from).boxed()),
+        ),
     ]);
     let port = fields(vec![
-        ("containerPort", maybe(select(vec![80, 5758]).prop_map(Value::from).boxed())),
+        (
+            "containerPort",
+            maybe(select(vec![80, 5758]).prop_map(Value::from).boxed()),
+        ),
         ("name", maybe(Just(json!("web")).boxed())),
     ]);
     let capabilities = fields(vec![
-        ("add", maybe(vec(select(vec!["SYS_PTRACE", "CAP_SYS_PTRACE", "ALL", "KILL"]).prop_map(Value::from), 0..3).prop_map(Value::from).boxed())),
-        ("drop", maybe(vec(select(vec!["ALL", "SYS_PTRACE", "KILL"]).prop_map(Value::from), 0..2).prop_map(Value::from).boxed())),
+        (
+            "add",
+            maybe(
+                vec(
+                    select(vec!["SYS_PTRACE", "CAP_SYS_PTRACE", "ALL", "KILL"])
+                        .prop_map(Value::from),
+                    0..3,
+                )
+                .prop_map(Value::from)
+                .boxed(),
+            ),
+        ),
+        (
+            "drop",
+            maybe(
+                vec(
+                    select(vec!["ALL", "SYS_PTRACE", "KILL"]).prop_map(Value::from),
+                    0..2,
+                )
+                .prop_map(Value::from)
+                .boxed(),
+            ),
+        ),
     ]);
     let security = fields(vec![
-        ("privileged", maybe(any::<bool>().prop_map(Value::from).boxed())),
+        (
+            "privileged",
+            maybe(any::<bool>().prop_map(Value::from).boxed()),
+        ),
         ("capabilities", maybe(capabilities)),
     ]);
     fields(vec![
         ("name", prop_oneof![9 => name, 1 => Just(None)].boxed()),
         ("image", maybe(image.boxed())),
         ("imagePullPolicy", maybe(Just(json!("Always")).boxed())),
-        ("command", maybe(vec(select(vec!["sleep", "/opt/task-executor", "infinity"]).prop_map(Value::from), 0..3).prop_map(Value::from).boxed())),
-        ("env", maybe(vec(env_item, 0..3).prop_map(Value::from).boxed())),
-        ("ports", maybe(vec(port, 0..2).prop_map(Value::from).boxed())),
-        ("resources", maybe(Just(json!({"limits": {"cpu": "1"}})).boxed())),
-        ("readinessProbe", maybe(Just(json!({"exec": {"command": ["true"]}})).boxed())),
+        (
+            "command",
+            maybe(
+                vec(
+                    select(vec!["sleep", "/opt/task-executor", "infinity"]).prop_map(Value::from),
+                    0..3,
+                )
+                .prop_map(Value::from)
+                .boxed(),
+            ),
+        ),
+        (
+            "env",
+            maybe(vec(env_item, 0..3).prop_map(Value::from).boxed()),
+        ),
+        (
+            "ports",
+            maybe(vec(port, 0..2).prop_map(Value::from).boxed()),
+        ),
+        (
+            "resources",
+            maybe(Just(json!({"limits": {"cpu": "1"}})).boxed()),
+        ),
+        (
+            "readinessProbe",
+            maybe(Just(json!({"exec": {"command": ["true"]}})).boxed()),
+        ),
         ("securityContext", maybe(security)),
         ("restartPolicy", maybe(Just(json!("Always")).boxed())),
     ])
 }
 
 fn list(item: BoxedStrategy<Value>, most: usize) -> BoxedStrategy<Value> {
-    vec(prop_oneof![12 => item, 1 => anything()], 0..most).prop_map(Value::from).boxed()
+    vec(prop_oneof![12 => item, 1 => anything()], 0..most)
+        .prop_map(Value::from)
+        .boxed()
 }
 
 fn template() -> BoxedStrategy<Value> {
     let annotations = fields(vec![(
         "kubectl.kubernetes.io/default-container",
-        maybe(select(vec!["main", "helper", "gone", "task-executor"]).prop_map(Value::from).boxed()),
+        maybe(
+            select(vec!["main", "helper", "gone", "task-executor"])
+                .prop_map(Value::from)
+                .boxed(),
+        ),
     )]);
-    let metadata = fields(vec![("annotations", maybe(annotations)), ("labels", maybe(Just(json!({"a": "b"})).boxed()))]);
+    let metadata = fields(vec![
+        ("annotations", maybe(annotations)),
+        ("labels", maybe(Just(json!({"a": "b"})).boxed())),
+    ]);
     let context = fields(vec![
-        ("runAsUser", maybe(select(vec![0, 1000]).prop_map(Value::from).boxed())),
-        ("runAsNonRoot", maybe(any::<bool>().prop_map(Value::from).boxed())),
+        (
+            "runAsUser",
+            maybe(select(vec![0, 1000]).prop_map(Value::from).boxed()),
+        ),
+        (
+            "runAsNonRoot",
+            maybe(any::<bool>().prop_map(Value::from).boxed()),
+        ),
     ]);
     let spec = fields(vec![
         ("containers", prop_oneof![12 => list(container(), 4).prop_map(Some), 1 => anything().prop_map(Some), 1 => Just(None)].boxed()),
@@ -121,7 +230,11 @@ fn template() -> BoxedStrategy<Value> {
     ]);
     fields(vec![
         ("metadata", maybe(metadata)),
-        ("spec", prop_oneof![16 => spec.prop_map(Some), 1 => anything().prop_map(Some), 1 => Just(None)].boxed()),
+        (
+            "spec",
+            prop_oneof![16 => spec.prop_map(Some), 1 => anything().prop_map(Some), 1 => Just(None)]
+                .boxed(),
+        ),
     ])
 }
 
@@ -131,13 +244,22 @@ pub(crate) fn pools() -> BoxedStrategy<Value> {
         "sandbox.opensandbox.io/task-executor-injection",
         prop_oneof![30 => Just(None), 1 => anything().prop_map(Some)].boxed(),
     )]);
-    let metadata = fields(vec![("name", Just(Some(json!("p"))).boxed()), ("annotations", maybe(annotations))]);
+    let metadata = fields(vec![
+        ("name", Just(Some(json!("p"))).boxed()),
+        ("annotations", maybe(annotations)),
+    ]);
     let spec = fields(vec![
         ("template", prop_oneof![20 => template().prop_map(Some), 1 => anything().prop_map(Some), 1 => Just(None)].boxed()),
         ("capacitySpec", Just(Some(json!({"bufferMax": 1, "bufferMin": 0, "poolMax": 1, "poolMin": 0}))).boxed()),
     ]);
     fields(vec![
-        ("metadata", prop_oneof![20 => metadata.prop_map(Some), 1 => anything().prop_map(Some)].boxed()),
-        ("spec", prop_oneof![20 => spec.prop_map(Some), 1 => anything().prop_map(Some)].boxed()),
+        (
+            "metadata",
+            prop_oneof![20 => metadata.prop_map(Some), 1 => anything().prop_map(Some)].boxed(),
+        ),
+        (
+            "spec",
+            prop_oneof![20 => spec.prop_map(Some), 1 => anything().prop_map(Some)].boxed(),
+        ),
     ])
 }

@@ -154,7 +154,9 @@ fn block(lead: &str, indent: usize, value: &Value, emit: &mut impl FnMut(String)
                 emit(lead.to_owned());
             }
             let column = if dash { indent } else { indent + 2 };
-            for (index, (key, value)) in map.iter().enumerate() {
+            // The server sorts keys; a person looks for the name first.
+            let (name, rest): (Vec<_>, Vec<_>) = map.iter().partition(|(key, _)| *key == "name");
+            for (index, (key, value)) in name.into_iter().chain(rest).enumerate() {
                 let before = if dash && index == 0 {
                     format!("{lead} ")
                 } else {

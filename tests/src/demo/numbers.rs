@@ -50,7 +50,7 @@ impl Numbers {
 
     /// Reviews answered.
     pub(super) fn reviews(&self) -> f64 {
-        self.requests.values().sum()
+        self.requests.values().fold(0.0, |sum, count| sum + count)
     }
 
     /// Readable lines.
@@ -64,7 +64,7 @@ impl Numbers {
                 let counts = self.requests.iter().filter(|((name, verdict), _)| {
                     name == webhook && fits(verdict)
                 });
-                counts.map(|(_, count)| count).sum::<f64>()
+                counts.fold(0.0, |sum, (_, count)| sum + count)
             };
             let denied = count(|verdict| verdict.starts_with("den"));
             let (all, name) = (count(|_| true), short(webhook));

@@ -75,6 +75,7 @@ pub(super) async fn origins(stage: &Stage<'_>) -> Result<()> {
     let text = stage.explain("minimal-pool").await?;
     let origin = "ConfigMap opensandbox-system/opensandbox-images";
     let words = ["task-executor", "SYS_PTRACE", origin];
+    stage.terminal.note("")?;
     stage.expect_words("the image came from the installation's ConfigMap", &text, &words)
 }
 
@@ -86,9 +87,7 @@ pub(super) async fn written_by_hand(stage: &Stage<'_>) -> Result<()> {
     let disabled_text = stage.apply_example("examples/basic-pool.yaml").await?;
     let disabled = stage.stored("pool", "basic-pool").await?;
     let columns = "custom-columns=NAME:.metadata.name,\
-        CONTAINERS:.spec.template.spec.containers[*].name,\
-        SHARED:.spec.template.spec.shareProcessNamespace,\
-        LABELS:.metadata.labels";
+        CONTAINERS:.spec.template.spec.containers[*].name";
     stage.kubectl(&["get", "pools", "-o", columns]).await?;
     stage.terminal.note("")?;
     stage.expect(
@@ -123,14 +122,21 @@ pub(super) async fn images(stage: &Stage<'_>) -> Result<()> {
     stage.apply_example(IMAGES).await?;
     wait_until_seen(stage).await?;
     stage.apply_renamed(MINIMAL, "minimal-pool", "second-pool").await?;
+    let before = stage.stored("pool", "minimal-pool").await?;
     // What a pipeline does: the same file again.
     stage.apply_example(MINIMAL).await?;
+    let after = stage.stored("pool", "minimal-pool").await?;
     show_images(stage).await?;
     stage.expect("the new Pool has the new image", image(stage, "second-pool").await?.as_str(), NEW_IMAGE)?;
     stage.expect(
         "the old one keeps what it had, also when its file is applied again",
         &image(stage, "minimal-pool").await?,
         &stage.image,
+    )?;
+    stage.expect(
+        "which changes nothing in it",
+        after.pointer("/metadata/generation").context("a stored object has a generation")?,
+        &before["metadata"]["generation"],
     )?;
 
     let ask = format!("{INJECTION_UPGRADE}=v1.0.0");

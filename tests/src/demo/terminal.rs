@@ -120,7 +120,8 @@ pub(super) fn seconds(duration: Duration) -> String {
     format!("{:.1} s", duration.as_secs_f32())
 }
 
-/// Arguments as one types them in a shell.
+/// Arguments as one types them in a shell; a long line is continued on the next, but an option is
+/// not torn from its value.
 pub(super) fn shell<S: AsRef<str>>(words: impl IntoIterator<Item = S>) -> String {
     let quoted = words.into_iter().map(|word| {
         let word = word.as_ref();
@@ -133,7 +134,28 @@ pub(super) fn shell<S: AsRef<str>>(words: impl IntoIterator<Item = S>) -> String
             format!("'{}'", word.replace('\'', r"'\''"))
         }
     });
-    quoted.collect::<Vec<_>>().join(" ")
+    let mut line = String::new();
+    let mut column = 0;
+    let mut after_option = false;
+    for word in quoted {
+        let length = word.chars().count();
+        // What follows an option may be long, so the option goes to the next line with it.
+        let option = word.starts_with('-') && word.len() > 1 && !word.contains('=');
+        let room = if option { OPTION_WIDTH } else { 0 };
+        if column > 0 {
+            if !after_option && column + length + room > COMMAND_WIDTH {
+                line.push_str(" \\\n    ");
+                column = 4;
+            } else {
+                line.push(' ');
+                column += 1;
+            }
+        }
+        line.push_str(&word);
+        column += length;
+        after_option = option;
+    }
+    line
 }
 
 #[cfg(test)]

@@ -21,7 +21,10 @@ use serde_json::Value;
 
 /// Number of cases, from `OPENSANDBOX_CASES`.
 fn cases(default: u32) -> u32 {
-    std::env::var("OPENSANDBOX_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+    std::env::var("OPENSANDBOX_CASES")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(default)
 }
 
 /// What the API server alone can see of the problems.
@@ -44,7 +47,10 @@ fn by_rust(object: &Value, old: Option<&Value>) -> Vec<String> {
 
 /// The schema of a kind, as it is in the CRD.
 fn schema_of(kind: &str) -> Value {
-    let crd = crds().into_iter().find(|crd| crd.spec.names.kind == kind).expect("a CRD of this kind");
+    let crd = crds()
+        .into_iter()
+        .find(|crd| crd.spec.names.kind == kind)
+        .expect("a CRD of this kind");
     let crd = serde_json::to_value(crd).expect("a CRD is plain data");
     crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone()
 }
@@ -52,7 +58,10 @@ fn schema_of(kind: &str) -> Value {
 #[test]
 fn pools_get_the_same_verdict_from_rust_and_cel() {
     let judge = schema::Judge::new(&schema_of("Pool"));
-    let mut runner = TestRunner::new(ProptestConfig { cases: cases(2000), ..ProptestConfig::default() });
+    let mut runner = TestRunner::new(ProptestConfig {
+        cases: cases(2000),
+        ..ProptestConfig::default()
+    });
     let (allowed, refused) = (Cell::new(0), Cell::new(0));
     runner
         .run(&specs::pools(), |pool| {
@@ -60,26 +69,52 @@ fn pools_get_the_same_verdict_from_rust_and_cel() {
             let count = if rust.is_empty() { &allowed } else { &refused };
             count.set(count.get() + 1);
             let cel = judge.problems(&pool, None);
-            prop_assert_eq!(rust.is_empty(), cel.is_empty(), "rust: {:?}\ncel: {:?}\n{}", rust, cel, pool);
+            prop_assert_eq!(
+                rust.is_empty(),
+                cel.is_empty(),
+                "rust: {:?}\ncel: {:?}\n{}",
+                rust,
+                cel,
+                pool
+            );
             Ok(())
         })
         .unwrap();
     let (allowed, refused) = (allowed.get(), refused.get());
-    assert!(allowed * 20 > refused && refused * 20 > allowed, "one-sided cases: {allowed} allowed, {refused} refused");
+    assert!(
+        allowed * 20 > refused && refused * 20 > allowed,
+        "one-sided cases: {allowed} allowed, {refused} refused"
+    );
 }
 
 #[test]
 fn batch_sandboxes_get_the_same_verdict_from_rust_and_cel() {
     let judge = schema::Judge::new(&schema_of("BatchSandbox"));
-    let mut runner = TestRunner::new(ProptestConfig { cases: cases(2000), ..ProptestConfig::default() });
+    let mut runner = TestRunner::new(ProptestConfig {
+        cases: cases(2000),
+        ..ProptestConfig::default()
+    });
     runner
-        .run(&(specs::batch_sandboxes(), specs::batch_sandboxes()), |(new, old)| {
-            // An old object that could not have been stored is no old object.
-            let old = Some(&old).filter(|old| by_rust(old, None).is_empty() && judge.problems(old, None).is_empty());
-            let rust = by_rust(&new, old);
-            let cel = judge.problems(&new, old);
-            prop_assert_eq!(rust.is_empty(), cel.is_empty(), "rust: {:?}\ncel: {:?}\n{}\n{:?}", rust, cel, new, old);
-            Ok(())
-        })
+        .run(
+            &(specs::batch_sandboxes(), specs::batch_sandboxes()),
+            |(new, old)| {
+                // An old object that could not have been stored is no old object.
+                let old = Some(&old).filter(|old| {
+                    by_rust(old, None).is_empty() && judge.problems(old, None).is_empty()
+                });
+                let rust = by_rust(&new, old);
+                let cel = judge.problems(&new, old);
+                prop_assert_eq!(
+                    rust.is_empty(),
+                    cel.is_empty(),
+                    "rust: {:?}\ncel: {:?}\n{}\n{:?}",
+                    rust,
+                    cel,
+                    new,
+                    old
+                );
+                Ok(())
+            },
+        )
         .unwrap();
 }

@@ -16,8 +16,16 @@ impl Judge {
         let mut schema = schema.clone();
         for_library(&mut schema);
         let compiled = compile_schema(&schema);
-        assert!(!compiled.has_errors(), "a rule does not compile: {:?}", compiled.compilation_errors());
-        Self { schema, compiled, validator: Validator::new() }
+        assert!(
+            !compiled.has_errors(),
+            "a rule does not compile: {:?}",
+            compiled.compilation_errors()
+        );
+        Self {
+            schema,
+            compiled,
+            validator: Validator::new(),
+        }
     }
 
     /// Every problem; those of CEL only where the structure is sound, as in the API server.
@@ -28,9 +36,15 @@ impl Judge {
             return problems;
         }
         let (object, old) = (without_nulls(object), old.map(without_nulls));
-        match self.validator.validate_compiled(&self.compiled, &object, old.as_ref()) {
+        match self
+            .validator
+            .validate_compiled(&self.compiled, &object, old.as_ref())
+        {
             Ok(()) => Vec::new(),
-            Err(errors) => errors.iter().map(|error| format!("{}: {}", error.field_path, error.message)).collect(),
+            Err(errors) => errors
+                .iter()
+                .map(|error| format!("{}: {}", error.field_path, error.message))
+                .collect(),
         }
     }
 }
@@ -98,28 +112,48 @@ fn structure(schema: &Value, value: &Value, path: &str, problems: &mut Vec<Strin
     {
         wrong("is not a known word");
     }
-    if let (Some(number), Some(least)) = (value.as_f64(), schema.get("minimum").and_then(Value::as_f64))
-        && number < least
+    if let (Some(number), Some(least)) = (
+        value.as_f64(),
+        schema.get("minimum").and_then(Value::as_f64),
+    ) && number < least
     {
         wrong("is too small");
     }
-    if let (Some(number), Some(most)) = (value.as_f64(), schema.get("maximum").and_then(Value::as_f64))
-        && number > most
+    if let (Some(number), Some(most)) = (
+        value.as_f64(),
+        schema.get("maximum").and_then(Value::as_f64),
+    ) && number > most
     {
         wrong("is too large");
     }
     if schema.get("format").and_then(Value::as_str) == Some("date-time")
-        && value.as_str().is_some_and(|text| text.parse::<jiff::Timestamp>().is_err() || text.contains(['t', 'z', ' ']) || !text.contains(':') || text.ends_with("0100"))
+        && value.as_str().is_some_and(|text| {
+            text.parse::<jiff::Timestamp>().is_err()
+                || text.contains(['t', 'z', ' '])
+                || !text.contains(':')
+                || text.ends_with("0100")
+        })
     {
         wrong("is no time");
     }
     if let Value::Object(map) = value {
-        for name in schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str) {
+        for name in schema
+            .get("required")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+        {
             if map.get(name).is_none_or(Value::is_null) {
                 problems.push(format!("{path}.{name}: is required"));
             }
         }
-        for (name, property) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
+        for (name, property) in schema
+            .get("properties")
+            .and_then(Value::as_object)
+            .into_iter()
+            .flatten()
+        {
             if let Some(value) = map.get(name).filter(|value| !value.is_null()) {
                 structure(property, value, &format!("{path}.{name}"), problems);
             }
@@ -137,9 +171,15 @@ fn list(schema: &Value, items: &[Value], path: &str, problems: &mut Vec<String>)
         }
     }
     if schema.get("x-kubernetes-list-type").and_then(Value::as_str) == Some("map") {
-        let key = schema["x-kubernetes-list-map-keys"][0].as_str().expect("a map list has a key");
+        let key = schema["x-kubernetes-list-map-keys"][0]
+            .as_str()
+            .expect("a map list has a key");
         for (index, item) in items.iter().enumerate() {
-            if item.get(key).is_some() && items[..index].iter().any(|other| other.get(key) == item.get(key)) {
+            if item.get(key).is_some()
+                && items[..index]
+                    .iter()
+                    .any(|other| other.get(key) == item.get(key))
+            {
                 problems.push(format!("{path}[{index}].{key}: stands twice"));
             }
         }

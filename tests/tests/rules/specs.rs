@@ -32,7 +32,10 @@ fn object(fields: Vec<(&'static str, BoxedStrategy<Option<Value>>)>) -> BoxedStr
     let (names, values): (Vec<_>, Vec<_>) = fields.into_iter().unzip();
     values
         .prop_map(move |values| {
-            let entries = names.iter().zip(values).filter_map(|(name, value)| Some(((*name).to_owned(), value?)));
+            let entries = names
+                .iter()
+                .zip(values)
+                .filter_map(|(name, value)| Some(((*name).to_owned(), value?)));
             Value::Object(entries.collect::<Map<_, _>>())
         })
         .boxed()
@@ -48,18 +51,26 @@ fn number() -> BoxedStrategy<Value> {
 
 fn capacity() -> BoxedStrategy<Value> {
     // Half of them in order, so that both verdicts are common.
-    let ordered = (0i64..6, 0i64..6, 0i64..6, 0i64..6).prop_map(|(least_buffer, more_buffer, least, more)| {
-        json!({
-            "bufferMin": least_buffer, "bufferMax": least_buffer + more_buffer,
-            "poolMin": least, "poolMax": least + more,
-        })
-    });
-    let any = object(["bufferMin", "bufferMax", "poolMin", "poolMax"].map(|name| (name, needed(number()))).into());
+    let ordered = (0i64..6, 0i64..6, 0i64..6, 0i64..6).prop_map(
+        |(least_buffer, more_buffer, least, more)| {
+            json!({
+                "bufferMin": least_buffer, "bufferMax": least_buffer + more_buffer,
+                "poolMin": least, "poolMax": least + more,
+            })
+        },
+    );
+    let any = object(
+        ["bufferMin", "bufferMax", "poolMin", "poolMax"]
+            .map(|name| (name, needed(number())))
+            .into(),
+    );
     prop_oneof![2 => ordered, 1 => any].boxed()
 }
 
 fn max_unavailable() -> BoxedStrategy<Value> {
-    let texts = ["1%", "25%", "100%", "0%", "101%", "00%", "5", "", "%", "1 %", "-1%", "99%", "10%", "1%%"];
+    let texts = [
+        "1%", "25%", "100%", "0%", "101%", "00%", "5", "", "%", "1 %", "-1%", "99%", "10%", "1%%",
+    ];
     prop_oneof![
         number(),
         select(texts.map(Value::from).to_vec()),
@@ -74,7 +85,15 @@ fn strategy() -> BoxedStrategy<Value> {
 
 fn container() -> BoxedStrategy<Value> {
     object(vec![
-        ("name", needed(one_of(vec![json!("a"), json!("b"), json!("c"), json!("task-executor")]))),
+        (
+            "name",
+            needed(one_of(vec![
+                json!("a"),
+                json!("b"),
+                json!("c"),
+                json!("task-executor"),
+            ])),
+        ),
         ("image", needed(one_of(vec![json!("image:1")]))),
         ("unknown", field(2, one_of(vec![json!({"a": [1]})]))),
     ])
@@ -85,7 +104,8 @@ fn named_list(most: usize) -> BoxedStrategy<Value> {
 }
 
 fn template() -> BoxedStrategy<Value> {
-    let containers = prop_oneof![9 => vec(container(), 1..3).prop_map(Value::from), 1 => named_list(3)].boxed();
+    let containers =
+        prop_oneof![9 => vec(container(), 1..3).prop_map(Value::from), 1 => named_list(3)].boxed();
     let spec = object(vec![
         ("containers", needed(containers)),
         ("initContainers", field(3, named_list(3))),
@@ -94,7 +114,10 @@ fn template() -> BoxedStrategy<Value> {
     ]);
     object(vec![
         ("spec", needed(spec)),
-        ("metadata", field(2, one_of(vec![json!({"labels": {"a": "b"}})]))),
+        (
+            "metadata",
+            field(2, one_of(vec![json!({"labels": {"a": "b"}})])),
+        ),
     ])
 }
 
@@ -121,7 +144,18 @@ fn whole(kind: &'static str, spec: BoxedStrategy<Option<Value>>) -> BoxedStrateg
 
 /// Random Pools.
 pub(crate) fn pools() -> BoxedStrategy<Value> {
-    let recycle = object(vec![("type", field(20, one_of(vec![json!("Delete"), json!("Restart"), json!("Noop"), json!("delete")])))]);
+    let recycle = object(vec![(
+        "type",
+        field(
+            20,
+            one_of(vec![
+                json!("Delete"),
+                json!("Restart"),
+                json!("Noop"),
+                json!("delete"),
+            ]),
+        ),
+    )]);
     let spec = object(vec![
         ("template", needed(template())),
         ("capacitySpec", needed(capacity())),
@@ -149,7 +183,10 @@ fn task() -> BoxedStrategy<Value> {
     let process = object(vec![
         ("command", needed(words())),
         ("args", field(3, words())),
-        ("env", field(3, vec(variable, 0..3).prop_map(Value::from).boxed())),
+        (
+            "env",
+            field(3, vec(variable, 0..3).prop_map(Value::from).boxed()),
+        ),
         ("workingDir", field(3, one_of(vec![json!("/tmp")]))),
     ]);
     let spec = object(vec![
@@ -162,9 +199,16 @@ fn task() -> BoxedStrategy<Value> {
 }
 
 fn patches() -> BoxedStrategy<Value> {
-    vec(one_of(vec![json!({"spec": {"process": {"command": ["y"]}}}), json!({}), json!({"spec": {"x": 1}})]), 0..3)
-        .prop_map(Value::from)
-        .boxed()
+    vec(
+        one_of(vec![
+            json!({"spec": {"process": {"command": ["y"]}}}),
+            json!({}),
+            json!({"spec": {"x": 1}}),
+        ]),
+        0..3,
+    )
+    .prop_map(Value::from)
+    .boxed()
 }
 
 /// Random BatchSandboxes.
@@ -185,7 +229,13 @@ pub(crate) fn batch_sandboxes() -> BoxedStrategy<Value> {
         json!("tomorrow"),
     ]);
     let spec = object(vec![
-        ("replicas", field(8, prop_oneof![9 => (0i64..4).prop_map(Value::from), 1 => number()].boxed())),
+        (
+            "replicas",
+            field(
+                8,
+                prop_oneof![9 => (0i64..4).prop_map(Value::from), 1 => number()].boxed(),
+            ),
+        ),
         ("poolRef", field(20, reference)),
         ("template", field(8, template())),
         ("shardPatches", field(2, patches())),
@@ -193,7 +243,13 @@ pub(crate) fn batch_sandboxes() -> BoxedStrategy<Value> {
         ("ttlSecondsAfterFinished", field(3, number())),
         ("taskTemplate", field(8, task())),
         ("shardTaskPatches", field(3, patches())),
-        ("taskResourcePolicyWhenCompleted", field(3, one_of(vec![json!("Retain"), json!("Release"), json!("Keep")]))),
+        (
+            "taskResourcePolicyWhenCompleted",
+            field(
+                3,
+                one_of(vec![json!("Retain"), json!("Release"), json!("Keep")]),
+            ),
+        ),
         ("pause", field(2, one_of(vec![json!(false), json!(true)]))),
     ]);
     whole("BatchSandbox", needed(spec))

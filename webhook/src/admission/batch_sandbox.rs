@@ -16,7 +16,12 @@ pub(super) fn validate(request: &Request<'_, Value>, policy: &Policy) -> Answer 
     {
         problems = validation::new_problems(problems, &validation::batch_sandbox(old, None));
     }
-    problems.extend(validation::batch_sandbox_annotations(sandbox, old, request.username(), &policy.operators));
+    problems.extend(validation::batch_sandbox_annotations(
+        sandbox,
+        old,
+        request.username(),
+        &policy.operators,
+    ));
     if problems.is_empty() {
         Answer::warned(validation::batch_sandbox_warnings(sandbox))
     } else {

@@ -68,7 +68,13 @@ struct Shared {
 impl Admission {
     /// A decider with these settings.
     pub fn new(policy: Policy, facts: Facts, metrics: Arc<Metrics>) -> Self {
-        Self { shared: Arc::new(Shared { policy, facts, metrics }) }
+        Self {
+            shared: Arc::new(Shared {
+                policy,
+                facts,
+                metrics,
+            }),
+        }
     }
 
     /// The three webhooks by path.
@@ -99,7 +105,13 @@ impl Admission {
             return self.reply(&request, answer);
         }
         let namespace = self.shared.facts.namespace(request.namespace()).await;
-        let answer = pool::mutate(&request, &namespace, &self.shared.facts, &self.shared.policy, &self.shared.metrics);
+        let answer = pool::mutate(
+            &request,
+            &namespace,
+            &self.shared.facts,
+            &self.shared.policy,
+            &self.shared.metrics,
+        );
         self.reply(&request, answer)
     }
 
@@ -131,7 +143,10 @@ impl Admission {
 
     fn reply<O: Reviewed>(&self, request: &Request<'_, O>, answer: Answer) -> Reply {
         let warnings = answer.warnings.len();
-        self.shared.metrics.warnings.inc_by(u64::try_from(warnings).unwrap_or(u64::MAX));
+        self.shared
+            .metrics
+            .warnings
+            .inc_by(u64::try_from(warnings).unwrap_or(u64::MAX));
         let verdict = answer.verdict();
         tracing::debug!(
             uid = %request.uid,
@@ -158,5 +173,9 @@ fn not_a_review(error: &review::Error) -> Reply {
         "code": 400,
         "message": format!("not an admission.k8s.io/v1 AdmissionReview: {error}"),
     });
-    Reply { status: StatusCode::BAD_REQUEST, body: Bytes::from(body.to_string()), verdict: "bad_request" }
+    Reply {
+        status: StatusCode::BAD_REQUEST,
+        body: Bytes::from(body.to_string()),
+        verdict: "bad_request",
+    }
 }

@@ -47,7 +47,11 @@ pub(super) fn mutate(
 }
 
 /// Denies what is wrong; warns of what will hurt.
-pub(super) fn validate(request: &Request<'_, projection::Pool>, namespace: &NamespaceFacts, policy: &Policy) -> Answer {
+pub(super) fn validate(
+    request: &Request<'_, projection::Pool>,
+    namespace: &NamespaceFacts,
+    policy: &Policy,
+) -> Answer {
     let pool = request.object();
     let problems = problems(pool, request.old());
     if !problems.is_empty() {
@@ -59,14 +63,20 @@ pub(super) fn validate(request: &Request<'_, projection::Pool>, namespace: &Name
         default: policy.injection_default,
         settings: &settings,
     };
-    Answer::warned(validation::pool_warnings(pool, namespace, &decision(pool, &context)))
+    Answer::warned(validation::pool_warnings(
+        pool,
+        namespace,
+        &decision(pool, &context),
+    ))
 }
 
 /// The problems of a Pool that an update does not already find stored.
 fn problems(pool: &Value, old: Option<&Value>) -> Vec<Problem> {
     let problems = validation::pool(pool);
     match old {
-        Some(old) if !problems.is_empty() => validation::new_problems(problems, &validation::pool(old)),
+        Some(old) if !problems.is_empty() => {
+            validation::new_problems(problems, &validation::pool(old))
+        }
         _ => problems,
     }
 }
@@ -81,7 +91,9 @@ fn words(decision: &Decision) -> String {
 
 /// Where the image of an injected sidecar came from, as a metric label.
 fn origin(mutation: &Mutation, namespace: &str, policy: &Policy) -> Origin {
-    let Some(origin) = mutation.record.image_origin() else { return Origin::Own };
+    let Some(origin) = mutation.record.image_origin() else {
+        return Origin::Own;
+    };
     let from = |namespace: &str| origin.starts_with(&format!("ConfigMap {namespace}/"));
     if from(&policy.namespace) {
         Origin::ConfigMapInstallation

@@ -12,8 +12,10 @@ use std::borrow::Cow;
 use std::fmt;
 
 use opensandbox_api::labels;
-use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::Deserialize;
+use serde::de::{
+    DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
+};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
@@ -62,10 +64,19 @@ impl Part {
             (Self::PodSpec, "containers" | "initContainers") => Some(Self::Containers),
             (Self::PodSpec, "volumes") => Some(Self::Volumes),
             (Self::Metadata, "name" | "generateName" | "namespace" | "deletionTimestamp")
-            | (Self::Spec, "capacitySpec" | "scaleStrategy" | "updateStrategy" | "recycleStrategy")
+            | (
+                Self::Spec,
+                "capacitySpec" | "scaleStrategy" | "updateStrategy" | "recycleStrategy",
+            )
             | (Self::TemplateMetadata, "labels" | "annotations")
-            | (Self::PodSpec, "shareProcessNamespace" | "hostPID" | "os" | "securityContext" | "restartPolicy")
-            | (Self::Container, "name" | "image" | "command" | "args" | "ports" | "resources" | "restartPolicy")
+            | (
+                Self::PodSpec,
+                "shareProcessNamespace" | "hostPID" | "os" | "securityContext" | "restartPolicy",
+            )
+            | (
+                Self::Container,
+                "name" | "image" | "command" | "args" | "ports" | "resources" | "restartPolicy",
+            )
             | (Self::Volume, "name")
             | (Self::Whole, _) => Some(Self::Whole),
             _ => None,

@@ -129,7 +129,10 @@ impl<O: Reviewed> Request<'_, O> {
         if !self.namespace.is_empty() {
             return &self.namespace;
         }
-        self.object().pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or_default()
+        self.object()
+            .pointer("/metadata/namespace")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
     }
 
     /// Name of the object, or the prefix from which one will be made.
@@ -138,7 +141,9 @@ impl<O: Reviewed> Request<'_, O> {
             return &self.name;
         }
         let read = |field: &str| self.object().pointer("/metadata")?.get(field)?.as_str();
-        read("name").or_else(|| read("generateName")).unwrap_or_default()
+        read("name")
+            .or_else(|| read("generateName"))
+            .unwrap_or_default()
     }
 
     /// Who asks.
@@ -153,14 +158,20 @@ impl<O: Reviewed> Request<'_, O> {
 
     /// The stored object, if there is one worth comparing with.
     pub fn old(&self) -> Option<&Value> {
-        self.old_object.as_ref().map(Reviewed::value).filter(|object| object.is_object())
+        self.old_object
+            .as_ref()
+            .map(Reviewed::value)
+            .filter(|object| object.is_object())
     }
 
     /// An answer for what the webhook has nothing to say about, or must refuse unseen: another
     /// resource (a rule that sends it is wrong, and the user should know), another operation than
     /// creating and updating, a subresource, an object on its way out.
     pub(super) fn out_of_scope(&self, resource: &str) -> Option<Answer> {
-        let Resource { group, resource: found } = &self.resource;
+        let Resource {
+            group,
+            resource: found,
+        } = &self.resource;
         if group != opensandbox_api::labels::GROUP || found != resource {
             return Some(Answer::denied_because(
                 400,
@@ -172,8 +183,10 @@ impl<O: Reviewed> Request<'_, O> {
             ));
         }
         let changes = matches!(self.operation.as_ref(), "CREATE" | "UPDATE");
-        let leaving =
-            self.object().pointer("/metadata/deletionTimestamp").is_some_and(|timestamp| !timestamp.is_null());
+        let leaving = self
+            .object()
+            .pointer("/metadata/deletionTimestamp")
+            .is_some_and(|timestamp| !timestamp.is_null());
         (!changes || !self.sub_resource.is_empty() || leaving).then(Answer::allowed)
     }
 }
@@ -212,24 +225,43 @@ impl Answer {
 
     /// Allowed, with a patch that may be empty.
     pub fn patched(operations: Vec<PatchOperation>, decision: impl Into<String>) -> Self {
-        Self { operations, audit: Some(decision.into()), ..Self::default() }
+        Self {
+            operations,
+            audit: Some(decision.into()),
+            ..Self::default()
+        }
     }
 
     /// Allowed, with warnings.
     pub fn warned(warnings: Vec<String>) -> Self {
-        Self { warnings, ..Self::default() }
+        Self {
+            warnings,
+            ..Self::default()
+        }
     }
 
     /// Refused for one reason that is not about a field.
     pub fn denied_because(code: u16, reason: &'static str, message: String) -> Self {
-        Self { denial: Some(Denial { code, reason, message, causes: Vec::new() }), ..Self::default() }
+        Self {
+            denial: Some(Denial {
+                code,
+                reason,
+                message,
+                causes: Vec::new(),
+            }),
+            ..Self::default()
+        }
     }
 
     /// Refused, in the words that the API server itself uses: `Pool.sandbox.opensandbox.io "x" is
     /// invalid: [..]`.
     pub fn denied(kind: &str, name: &str, problems: &[Problem]) -> Self {
         let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        let list = if let [only] = texts.as_slice() { only.clone() } else { format!("[{}]", texts.join(", ")) };
+        let list = if let [only] = texts.as_slice() {
+            only.clone()
+        } else {
+            format!("[{}]", texts.join(", "))
+        };
         let causes = problems
             .iter()
             .map(|problem| Cause {
@@ -238,14 +270,27 @@ impl Answer {
                 field: problem.path.clone(),
             })
             .collect();
-        let message = format!("{kind}.{} \"{name}\" is invalid: {list}", opensandbox_api::labels::GROUP);
-        Self { denial: Some(Denial { code: 422, reason: "Invalid", message, causes }), ..Self::default() }
+        let message = format!(
+            "{kind}.{} \"{name}\" is invalid: {list}",
+            opensandbox_api::labels::GROUP
+        );
+        Self {
+            denial: Some(Denial {
+                code: 422,
+                reason: "Invalid",
+                message,
+                causes,
+            }),
+            ..Self::default()
+        }
     }
 
     /// For the metrics.
     pub(super) fn verdict(&self) -> &'static str {
         match self {
-            Self { denial: Some(_), .. } => "denied",
+            Self {
+                denial: Some(_), ..
+            } => "denied",
             Self { operations, .. } if !operations.is_empty() => "patched",
             _ => "allowed",
         }
@@ -253,14 +298,26 @@ impl Answer {
 
     /// The review that carries the answer to request `uid`.
     pub(super) fn into_review(self, uid: &str) -> Bytes {
-        let Self { denial, operations, warnings, audit } = self;
-        let status = denial.map(|Denial { code, reason, message, causes }| Status {
-            status: "Failure",
-            code,
-            reason,
-            message,
-            details: (!causes.is_empty()).then_some(Details { causes }),
-        });
+        let Self {
+            denial,
+            operations,
+            warnings,
+            audit,
+        } = self;
+        let status = denial.map(
+            |Denial {
+                 code,
+                 reason,
+                 message,
+                 causes,
+             }| Status {
+                status: "Failure",
+                code,
+                reason,
+                message,
+                details: (!causes.is_empty()).then_some(Details { causes }),
+            },
+        );
         let patch = (!operations.is_empty()).then(|| {
             let json = serde_json::to_vec(&operations).expect("operations are plain data");
             STANDARD.encode(json)

@@ -36,14 +36,21 @@ struct Known {
 
 impl std::fmt::Debug for Facts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.read(|known| f.debug_struct("Facts").field("known", known).finish_non_exhaustive())
+        self.read(|known| {
+            f.debug_struct("Facts")
+                .field("known", known)
+                .finish_non_exhaustive()
+        })
     }
 }
 
 impl Facts {
     /// Facts that can ask the API server for a namespace that the watch has not told of.
     pub fn with_client(client: kube::Client) -> Self {
-        Self { known: Arc::default(), client: Some(client) }
+        Self {
+            known: Arc::default(),
+            client: Some(client),
+        }
     }
 
     fn read<T>(&self, look: impl FnOnce(&Known) -> T) -> T {
@@ -72,7 +79,10 @@ impl Facts {
                 NamespaceFacts::default()
             }
             Err(_) => {
-                tracing::warn!(namespace = name, "namespace was not answered in time; its labels count as absent");
+                tracing::warn!(
+                    namespace = name,
+                    "namespace was not answered in time; its labels count as absent"
+                );
                 NamespaceFacts::default()
             }
         }
@@ -124,5 +134,8 @@ impl Facts {
 /// The labels that matter.
 pub fn namespace_facts(labels: Option<&BTreeMap<String, String>>) -> NamespaceFacts {
     let get = |key: &str| labels.and_then(|labels| labels.get(key)).cloned();
-    NamespaceFacts { injection: get(labels::INJECTION), pod_security: get(labels::POD_SECURITY_ENFORCE) }
+    NamespaceFacts {
+        injection: get(labels::INJECTION),
+        pod_security: get(labels::POD_SECURITY_ENFORCE),
+    }
 }

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::core::PartialObjectMeta;
-use kube::runtime::watcher::{self, Event, watcher};
 use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource as _};
 use opensandbox_api::labels;
 use opensandbox_api::sidecar::ImagesConfig;
@@ -26,25 +26,32 @@ use crate::server::Check;
 /// Watches the labels of all namespaces, for ever. `check` passes after the first complete list.
 pub async fn namespaces(client: Client, facts: Facts, check: Check) {
     let mut listed: Option<HashSet<String>> = None;
-    follow::<PartialObjectMeta<Namespace>>("namespaces", Api::all(client), watcher::Config::default(), |event| {
-        match event {
+    follow::<PartialObjectMeta<Namespace>>(
+        "namespaces",
+        Api::all(client),
+        watcher::Config::default(),
+        |event| match event {
             Event::Init => listed = Some(HashSet::new()),
             Event::InitApply(namespace) | Event::Apply(namespace) => {
-                let Some(name) = namespace.meta().name.clone() else { return };
+                let Some(name) = namespace.meta().name.clone() else {
+                    return;
+                };
                 facts.put_namespace(&name, namespace.meta().labels.as_ref());
                 if let Some(listed) = &mut listed {
                     listed.insert(name);
                 }
             }
-            Event::Delete(namespace) => facts.remove_namespace(namespace.meta().name.as_deref().unwrap_or_default()),
+            Event::Delete(namespace) => {
+                facts.remove_namespace(namespace.meta().name.as_deref().unwrap_or_default())
+            }
             Event::InitDone => {
                 if let Some(listed) = listed.take() {
                     facts.retain_namespaces(|name| listed.contains(name));
                 }
                 check.pass();
             }
-        }
-    })
+        },
+    )
     .await;
 }
 
@@ -53,12 +60,15 @@ pub async fn namespaces(client: Client, facts: Facts, check: Check) {
 pub async fn images(client: Client, facts: Facts, metrics: Arc<Metrics>, check: Check) {
     let mut listed: Option<HashSet<String>> = None;
     let mut malformed: HashMap<String, i64> = HashMap::new();
-    let config = watcher::Config::default().fields(&format!("metadata.name={}", labels::IMAGES_CONFIG_MAP));
+    let config =
+        watcher::Config::default().fields(&format!("metadata.name={}", labels::IMAGES_CONFIG_MAP));
     follow::<ConfigMap>("configmaps", Api::all(client), config, |event| {
         match event {
             Event::Init => listed = Some(HashSet::new()),
             Event::InitApply(config_map) | Event::Apply(config_map) => {
-                let Some(namespace) = config_map.metadata.namespace.clone() else { return };
+                let Some(namespace) = config_map.metadata.namespace.clone() else {
+                    return;
+                };
                 let bad = take(&facts, &namespace, &config_map);
                 malformed.insert(namespace.clone(), bad);
                 if let Some(listed) = &mut listed {
@@ -97,14 +107,22 @@ fn take(facts: &Facts, namespace: &str, config_map: &ConfigMap) -> i64 {
             "malformed entry counts as absent"
         );
     }
-    tracing::info!(namespace, task_executor_image = config.task_executor_image.as_deref(), "images ConfigMap taken over");
+    tracing::info!(
+        namespace,
+        task_executor_image = config.task_executor_image.as_deref(),
+        "images ConfigMap taken over"
+    );
     facts.put_images(config);
     i64::try_from(bad.len()).unwrap_or(i64::MAX)
 }
 
 /// Follows one watch, whatever happens to it; the same complaint is logged once.
-async fn follow<K>(what: &'static str, api: Api<K>, config: watcher::Config, mut on_event: impl FnMut(Event<K>))
-where
+async fn follow<K>(
+    what: &'static str,
+    api: Api<K>,
+    config: watcher::Config,
+    mut on_event: impl FnMut(Event<K>),
+) where
     K: kube::Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     let mut complained = None;
@@ -112,7 +130,9 @@ where
     while let Some(event) = events.next().await {
         match event {
             Ok(event) => {
-                if complained.take().is_some() && matches!(event, Event::InitDone | Event::Apply(_) | Event::Delete(_)) {
+                if complained.take().is_some()
+                    && matches!(event, Event::InitDone | Event::Apply(_) | Event::Delete(_))
+                {
                     tracing::info!(what, "watch works again");
                 }
                 on_event(event);
