@@ -28,18 +28,27 @@ pub struct Administrator<'a> {
 #[derive(Clone, Copy, Debug)]
 enum Who<'a> {
     Local(&'a LocalCluster),
-    User { kubectl: &'a Path, flags: &'a [OsString] },
+    User {
+        kubectl: &'a Path,
+        flags: &'a [OsString],
+    },
 }
 
 impl<'a> Administrator<'a> {
     /// The administrator of a local cluster.
     pub fn of(cluster: &'a LocalCluster) -> Self {
-        Self { guard: cluster.guard(), who: Who::Local(cluster) }
+        Self {
+            guard: cluster.guard(),
+            who: Who::Local(cluster),
+        }
     }
 
     /// Somebody of a kubeconfig: `flags` choose it and its context, and precede all other arguments.
     pub fn user(guard: &'a Guard, kubectl: &'a Path, flags: &'a [OsString]) -> Self {
-        Self { guard, who: Who::User { kubectl, flags } }
+        Self {
+            guard,
+            who: Who::User { kubectl, flags },
+        }
     }
 
     /// Runs programs beside the cluster.
@@ -96,10 +105,22 @@ impl<'a> Administrator<'a> {
     /// # Errors
     /// There is no such service account.
     pub async fn service_account_kubeconfig(&self, namespace: &str, name: &str) -> Result<PathBuf> {
-        let token = self.kubectl(&["create", "token", name, "-n", namespace, TOKEN_LIFE]).await?;
-        let view = self.kubectl(&["config", "view", "--minify", "--flatten", "--raw", "-o", "json"]);
+        let token = self
+            .kubectl(&["create", "token", name, "-n", namespace, TOKEN_LIFE])
+            .await?;
+        let view = self.kubectl(&[
+            "config",
+            "view",
+            "--minify",
+            "--flatten",
+            "--raw",
+            "-o",
+            "json",
+        ]);
         let view: Value = serde_json::from_str(&view.await?)?;
-        let cluster = view.pointer("/clusters/0/cluster").context("a context names a cluster")?;
+        let cluster = view
+            .pointer("/clusters/0/cluster")
+            .context("a context names a cluster")?;
         let config = json!({
             "apiVersion": "v1",
             "kind": "Config",
@@ -108,7 +129,10 @@ impl<'a> Administrator<'a> {
             "contexts": [{"name": "context", "context": {"cluster": "cluster", "user": name}}],
             "current-context": "context",
         });
-        let path = self.guard.directory().join(format!("{namespace}-{name}.kubeconfig"));
+        let path = self
+            .guard
+            .directory()
+            .join(format!("{namespace}-{name}.kubeconfig"));
         write_private(path, &config.to_string())
     }
 }
@@ -118,10 +142,20 @@ impl<'a> Administrator<'a> {
 /// # Errors
 /// It cannot be started.
 pub(crate) async fn run(mut command: Command, input: Option<&str>) -> Result<Output> {
-    let stdin = if input.is_some() { Stdio::piped() } else { Stdio::null() };
-    command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let stdin = if input.is_some() {
+        Stdio::piped()
+    } else {
+        Stdio::null()
+    };
+    command
+        .stdin(stdin)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
     let program = PathBuf::from(command.as_std().get_program());
-    let mut child = command.spawn().with_context(|| format!("start {}", program.display()))?;
+    let mut child = command
+        .spawn()
+        .with_context(|| format!("start {}", program.display()))?;
     let stdin = child.stdin.take();
     // At the same time, since a program may print before it has read all.
     let write = async {
@@ -136,6 +170,11 @@ pub(crate) async fn run(mut command: Command, input: Option<&str>) -> Result<Out
 
 fn printed(args: &[&str], output: &Output) -> Result<String> {
     let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "kubectl {}: {}", args.join(" "), said.trim_end());
+    ensure!(
+        output.status.success(),
+        "kubectl {}: {}",
+        args.join(" "),
+        said.trim_end()
+    );
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

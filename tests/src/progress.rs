@@ -31,8 +31,14 @@ pub(crate) fn follow(
     command: &mut Command,
     report: &Report<'_>,
 ) -> io::Result<(ExitStatus, String)> {
-    let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn()?;
-    let stderr = child.stderr.take().ok_or_else(|| io::Error::other("standard error is a pipe"))?;
+    let mut child = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let stderr = child
+        .stderr
+        .take()
+        .ok_or_else(|| io::Error::other("standard error is a pipe"))?;
     let (sender, lines) = mpsc::channel();
     std::thread::spawn(move || {
         for line in BufReader::new(stderr).lines().map_while(Result::ok) {
@@ -59,7 +65,10 @@ pub(crate) fn follow(
     }
     let status = child.wait()?;
     progress.end();
-    Ok((status, last_lines.into_iter().collect::<Vec<_>>().join("\n")))
+    Ok((
+        status,
+        last_lines.into_iter().collect::<Vec<_>>().join("\n"),
+    ))
 }
 
 struct Progress<'a> {
@@ -73,7 +82,13 @@ struct Progress<'a> {
 impl<'a> Progress<'a> {
     fn new(report: &'a Report<'a>) -> Self {
         let terminal = io::stderr().is_terminal();
-        Self { report, begin: Instant::now(), shown: None, terminal, count: 0 }
+        Self {
+            report,
+            begin: Instant::now(),
+            shown: None,
+            terminal,
+            count: 0,
+        }
     }
 
     fn show(&mut self) {
@@ -87,7 +102,11 @@ impl<'a> Progress<'a> {
 
     fn write(&self) {
         let Report { what, unit, .. } = self.report;
-        let text = format!("{what}: {} {unit}, {} s", self.count, self.begin.elapsed().as_secs());
+        let text = format!(
+            "{what}: {} {unit}, {} s",
+            self.count,
+            self.begin.elapsed().as_secs()
+        );
         if self.terminal {
             // Back to the start of the line, and erase to its end.
             write!(io::stderr(), "\r{text}\x1b[K").ok();

@@ -39,7 +39,7 @@ fn said(pool: &Value, old: Option<&Value>) -> String {
     let problem_texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
     let patch = mutation
         .as_ref()
-        .map(|mutation| serde_json::to_string(&mutation.operations).unwrap());
+        .map(|mutation| serde_json::to_string(&mutation.operations).expect("plain data"));
     format!("{problem_texts:?}\n{patch:?}\n{warnings:?}")
 }
 

@@ -25,8 +25,10 @@ const NEEDED: [&str; 4] = [
     "clusterroles.rbac.authorization.k8s.io",
     "namespaces",
 ];
-const CRDS: [&str; 2] =
-    ["pools.sandbox.opensandbox.io", "batchsandboxes.sandbox.opensandbox.io"];
+const CRDS: [&str; 2] = [
+    "pools.sandbox.opensandbox.io",
+    "batchsandboxes.sandbox.opensandbox.io",
+];
 
 /// How the webhook gets there.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -75,9 +77,15 @@ impl Context {
             shown_flags.extend(["--context".to_owned(), name.to_owned()]);
         }
         let user = Administrator::user(&guard, &kubectl, &flags);
-        let view = user.kubectl(&["config", "view", "--minify", "-o", "json"]).await?;
+        let view = user
+            .kubectl(&["config", "view", "--minify", "-o", "json"])
+            .await?;
         let view: Value = serde_json::from_str(&view)?;
-        let text = |pointer| view.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+        let text = |pointer| {
+            view.pointer(pointer)
+                .and_then(Value::as_str)
+                .map(str::to_owned)
+        };
         let name = text("/current-context").context("there is no current context")?;
         let server = text("/clusters/0/cluster/server").context("the context names no server")?;
         // From now on this context, whatever becomes the current one meanwhile.
@@ -85,18 +93,34 @@ impl Context {
             flags.extend(["--context".into(), (&name).into()]);
         }
         let user = Administrator::user(&guard, &kubectl, &flags);
-        let version = user.kubectl(&["version", "-o", "json", "--request-timeout=10s"]).await;
-        let version = version.with_context(|| format!("the cluster at {server} does not answer"))?;
+        let version = user
+            .kubectl(&["version", "-o", "json", "--request-timeout=10s"])
+            .await;
+        let version =
+            version.with_context(|| format!("the cluster at {server} does not answer"))?;
         let version: Value = serde_json::from_str(&version)?;
-        let version = version.pointer("/serverVersion/gitVersion").and_then(Value::as_str);
-        let version = version.context("the cluster does not tell its version")?.to_owned();
+        let version = version
+            .pointer("/serverVersion/gitVersion")
+            .and_then(Value::as_str);
+        let version = version
+            .context("the cluster does not tell its version")?
+            .to_owned();
         ensure!(
             minor(&version).is_none_or(|minor| minor >= MINIMUM_MINOR),
             "the cluster runs Kubernetes {version}; 1.{MINIMUM_MINOR} or newer is needed"
         );
         let nodes = user.kubectl(&["get", "nodes", "-o", "name"]).await?;
         let has_nodes = !nodes.trim().is_empty();
-        Ok(Self { kubectl, flags, shown_flags, name, server, version, has_nodes, guard })
+        Ok(Self {
+            kubectl,
+            flags,
+            shown_flags,
+            name,
+            server,
+            version,
+            has_nodes,
+            guard,
+        })
     }
 
     /// The user of the context.
@@ -110,7 +134,14 @@ impl Context {
     /// The demo would have to change what somebody else made, or may not do what it must.
     pub(super) async fn way(&self) -> Result<Way> {
         let user = self.user();
-        let get = ["get", "namespace", NAMESPACE, "--ignore-not-found", "-o", "json"];
+        let get = [
+            "get",
+            "namespace",
+            NAMESPACE,
+            "--ignore-not-found",
+            "-o",
+            "json",
+        ];
         let namespace = user.kubectl(&get).await?;
         if !namespace.trim().is_empty() {
             let namespace: Value = serde_json::from_str(&namespace)?;
@@ -124,13 +155,22 @@ impl Context {
                 "the namespace {NAMESPACE} is being deleted; try again when it is gone"
             );
         }
-        let get = ["get", "mutatingwebhookconfiguration", NAME, "--ignore-not-found", "-o", "json"];
+        let get = [
+            "get",
+            "mutatingwebhookconfiguration",
+            NAME,
+            "--ignore-not-found",
+            "-o",
+            "json",
+        ];
         let configuration = user.kubectl(&get).await?;
         let url = if configuration.trim().is_empty() {
             None
         } else {
             let configuration: Value = serde_json::from_str(&configuration)?;
-            let url = configuration.pointer("/webhooks/0/clientConfig/url").and_then(Value::as_str);
+            let url = configuration
+                .pointer("/webhooks/0/clientConfig/url")
+                .and_then(Value::as_str);
             match url {
                 // Left by a demo that was killed: nobody listens there any more.
                 Some(url) if is_on_this_machine(url) && !answers(url) => Some(url.to_owned()),
@@ -138,7 +178,9 @@ impl Context {
             }
         };
         for resource in NEEDED {
-            let can = user.output(&["auth", "can-i", "create", resource], None).await?;
+            let can = user
+                .output(&["auth", "can-i", "create", resource], None)
+                .await?;
             ensure!(
                 can.status.success(),
                 "this user may not create {resource} in {} (kubectl auth can-i create {resource}); \
@@ -167,31 +209,48 @@ impl Context {
                 self.server
             );
         }
-        Ok(Way::Process { leftover: url.is_some() })
+        Ok(Way::Process {
+            leftover: url.is_some(),
+        })
     }
 }
 
 /// `v1.34.4` is 34.
 fn minor(version: &str) -> Option<u32> {
-    version.trim_start_matches('v').split('.').nth(1)?.parse().ok()
+    version
+        .trim_start_matches('v')
+        .split('.')
+        .nth(1)?
+        .parse()
+        .ok()
 }
 
 fn authority(url: &str) -> Option<(String, u16)> {
     let uri: http::Uri = url.parse().ok()?;
-    let host = uri.host()?.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let host = uri
+        .host()?
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .to_owned();
     Some((host, uri.port_u16().unwrap_or(443)))
 }
 
 fn is_on_this_machine(url: &str) -> bool {
     authority(url).is_some_and(|(host, _)| {
-        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+        host == "localhost"
+            || host
+                .parse::<IpAddr>()
+                .is_ok_and(|address| address.is_loopback())
     })
 }
 
 /// Whether anybody listens there.
 fn answers(url: &str) -> bool {
     let addresses = authority(url).and_then(|address| address.to_socket_addrs().ok());
-    addresses.into_iter().flatten().any(|address| TcpStream::connect(address).is_ok())
+    addresses
+        .into_iter()
+        .flatten()
+        .any(|address| TcpStream::connect(address).is_ok())
 }
 
 #[cfg(test)]
@@ -200,10 +259,18 @@ mod tests {
 
     #[test]
     fn this_machine_is_its_loopback_addresses() {
-        for url in ["https://127.0.0.1:6443", "https://localhost/mutate", "https://[::1]:1/x"] {
+        for url in [
+            "https://127.0.0.1:6443",
+            "https://localhost/mutate",
+            "https://[::1]:1/x",
+        ] {
             assert!(is_on_this_machine(url), "{url}");
         }
-        for url in ["https://10.0.0.1:6443", "https://kubernetes.example.com", "nonsense"] {
+        for url in [
+            "https://10.0.0.1:6443",
+            "https://kubernetes.example.com",
+            "nonsense",
+        ] {
             assert!(!is_on_this_machine(url), "{url}");
         }
     }

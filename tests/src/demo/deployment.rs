@@ -25,7 +25,10 @@ const HOPELESS: [&str; 6] = [
 
 /// Puts another image into the Deployment.
 pub(super) fn set_image(documents: &mut [Value], image: &str) {
-    for document in documents.iter_mut().filter(|document| document["kind"] == "Deployment") {
+    for document in documents
+        .iter_mut()
+        .filter(|document| document["kind"] == "Deployment")
+    {
         if let Some(of) = document.pointer_mut("/spec/template/spec/containers/0/image") {
             *of = json!(image);
         }
@@ -40,7 +43,12 @@ pub(super) async fn rolled_out(user: Administrator<'_>) -> Result<()> {
     wait::until("the webhook to be rolled out", ROLLOUT, async || {
         let get = ["get", "deployment", NAME, "-n", NAMESPACE, "-o", "json"];
         let deployment: Value = serde_json::from_str(&user.kubectl(&get).await?)?;
-        let number = |pointer| deployment.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
+        let number = |pointer| {
+            deployment
+                .pointer(pointer)
+                .and_then(Value::as_i64)
+                .unwrap_or(0)
+        };
         let (wanted, ready) = (number("/spec/replicas"), number("/status/readyReplicas"));
         if ready >= wanted {
             return Ok(Probe::Done(()));
@@ -53,14 +61,18 @@ pub(super) async fn rolled_out(user: Administrator<'_>) -> Result<()> {
                 );
             }
         }
-        Ok(Probe::not_yet(format!("{ready} of {wanted} replicas are ready")))
+        Ok(Probe::not_yet(format!(
+            "{ready} of {wanted} replicas are ready"
+        )))
     })
     .await
 }
 
 async fn pods(user: Administrator<'_>) -> Result<Vec<Value>> {
     let selector = format!("app.kubernetes.io/name={NAME}");
-    let get = ["get", "pods", "-n", NAMESPACE, "-l", &selector, "-o", "json"];
+    let get = [
+        "get", "pods", "-n", NAMESPACE, "-l", &selector, "-o", "json",
+    ];
     let mut pods: Value = serde_json::from_str(&user.kubectl(&get).await?)?;
     Ok(serde_json::from_value(pods["items"].take())?)
 }
@@ -69,13 +81,22 @@ async fn pods(user: Administrator<'_>) -> Result<Vec<Value>> {
 fn waiting(pods: &[Value]) -> Vec<(String, String, String)> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let containers = pods.iter().flat_map(|pod| {
-        let statuses = pod.pointer("/status/containerStatuses").and_then(Value::as_array);
-        statuses.into_iter().flatten().map(move |status| (pod, status))
+        let statuses = pod
+            .pointer("/status/containerStatuses")
+            .and_then(Value::as_array);
+        statuses
+            .into_iter()
+            .flatten()
+            .map(move |status| (pod, status))
     });
     containers
         .filter_map(|(pod, status)| {
             let waiting = status.pointer("/state/waiting")?;
-            let name = format!("{}/{}", text(&pod["metadata"]["name"]), text(&status["name"]));
+            let name = format!(
+                "{}/{}",
+                text(&pod["metadata"]["name"]),
+                text(&status["name"])
+            );
             Some((name, text(&waiting["reason"]), text(&waiting["message"])))
         })
         .collect()

@@ -11,8 +11,14 @@ use serde_json::{Map, Value};
 /// Longest object or list that is written on one line, indentation included.
 const FLOW_WIDTH: usize = 84;
 /// What the server sets in every object and says nothing of this one.
-const SERVER_SET: [&str; 6] =
-    ["creationTimestamp", "generation", "managedFields", "resourceVersion", "selfLink", "uid"];
+const SERVER_SET: [&str; 6] = [
+    "creationTimestamp",
+    "generation",
+    "managedFields",
+    "resourceVersion",
+    "selfLink",
+    "uid",
+];
 /// Where client-side apply keeps the file.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
@@ -41,7 +47,10 @@ pub(super) fn visible(stored: &Value) -> Value {
         return object;
     };
     metadata.retain(|key, _| !SERVER_SET.contains(&key.as_str()));
-    if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
+    if let Some(annotations) = metadata
+        .get_mut("annotations")
+        .and_then(Value::as_object_mut)
+    {
         annotations.shift_remove(LAST_APPLIED);
         if annotations.is_empty() {
             metadata.shift_remove("annotations");
@@ -55,7 +64,13 @@ pub(super) fn changes(written: &Value, stored: &Value) -> Vec<Line> {
     let mut lines = Vec::new();
     let empty = Map::new();
     let (written, stored) = (written.as_object(), stored.as_object());
-    map(&mut lines, 0, false, written.unwrap_or(&empty), stored.unwrap_or(&empty));
+    map(
+        &mut lines,
+        0,
+        false,
+        written.unwrap_or(&empty),
+        stored.unwrap_or(&empty),
+    );
     lines
 }
 
@@ -74,7 +89,13 @@ fn map(
             (true, _) => "  ",
         };
         let lead = format!("{}{before}{}:", " ".repeat(indent), plain_or_quoted(key));
-        node(lines, &lead, indent + before.len(), written.get(key), stored.get(key));
+        node(
+            lines,
+            &lead,
+            indent + before.len(),
+            written.get(key),
+            stored.get(key),
+        );
     }
 }
 
@@ -91,11 +112,17 @@ fn node(
         (None, Some(_)) => Mark::Added,
         (Some(_), None) => Mark::Removed,
         (Some(Value::Object(written)), Some(Value::Object(stored))) => {
-            lines.push(Line { mark: Mark::Same, text: lead.to_owned() });
+            lines.push(Line {
+                mark: Mark::Same,
+                text: lead.to_owned(),
+            });
             return map(lines, indent + 2, false, written, stored);
         }
         (Some(Value::Array(written)), Some(Value::Array(stored))) => {
-            lines.push(Line { mark: Mark::Same, text: lead.to_owned() });
+            lines.push(Line {
+                mark: Mark::Same,
+                text: lead.to_owned(),
+            });
             return list(lines, indent, written, stored);
         }
         (Some(_), Some(_)) => {
@@ -105,7 +132,9 @@ fn node(
         (None, None) => return,
     };
     if let Some(value) = written.or(stored) {
-        block(lead, indent, value, &mut |text| lines.push(Line { mark, text }));
+        block(lead, indent, value, &mut |text| {
+            lines.push(Line { mark, text })
+        });
     }
 }
 
@@ -116,7 +145,13 @@ fn list(lines: &mut Vec<Line>, indent: usize, written: &[Value], stored: &[Value
         {
             map(lines, indent, true, written, stored);
         } else {
-            node(lines, &format!("{}-", " ".repeat(indent)), indent + 2, written, stored);
+            node(
+                lines,
+                &format!("{}-", " ".repeat(indent)),
+                indent + 2,
+                written,
+                stored,
+            );
         }
     }
 }
@@ -132,14 +167,18 @@ fn pairs<'a>(written: &'a [Value], stored: &'a [Value]) -> Vec<Pair<'a>> {
     };
     if named(written) && named(stored) {
         let find = |items: &'a [Value], item| items.iter().find(|other| name(other) == name(item));
-        let mut pairs: Vec<_> =
-            written.iter().map(|item| (Some(item), find(stored, item))).collect();
+        let mut pairs: Vec<_> = written
+            .iter()
+            .map(|item| (Some(item), find(stored, item)))
+            .collect();
         let added = stored.iter().filter(|item| find(written, item).is_none());
         pairs.extend(added.map(|item| (None, Some(item))));
         pairs
     } else {
         let length = written.len().max(stored.len());
-        (0..length).map(|index| (written.get(index), stored.get(index))).collect()
+        (0..length)
+            .map(|index| (written.get(index), stored.get(index)))
+            .collect()
     }
 }
 
@@ -162,7 +201,12 @@ fn block(lead: &str, indent: usize, value: &Value, emit: &mut impl FnMut(String)
                 } else {
                     " ".repeat(column)
                 };
-                block(&format!("{before}{}:", plain_or_quoted(key)), column, value, emit);
+                block(
+                    &format!("{before}{}:", plain_or_quoted(key)),
+                    column,
+                    value,
+                    emit,
+                );
             }
         }
         Value::Array(items) if !fits => {
@@ -180,13 +224,19 @@ fn flow(value: &Value) -> String {
     match value {
         Value::String(text) => plain_or_quoted(text),
         Value::Array(items) => {
-            format!("[{}]", items.iter().map(flow).collect::<Vec<_>>().join(", "))
+            format!(
+                "[{}]",
+                items.iter().map(flow).collect::<Vec<_>>().join(", ")
+            )
         }
         Value::Object(map) => {
             let entry = |(key, value): (&String, &Value)| {
                 format!("{}: {}", plain_or_quoted(key), flow(value))
             };
-            format!("{{{}}}", map.iter().map(entry).collect::<Vec<_>>().join(", "))
+            format!(
+                "{{{}}}",
+                map.iter().map(entry).collect::<Vec<_>>().join(", ")
+            )
         }
         other => other.to_string(),
     }
@@ -202,7 +252,9 @@ fn plain_or_quoted(text: &str) -> String {
     let special = ["y", "n", "yes", "no", "on", "off", "true", "false", "null"];
     let quantity = text.starts_with(|first: char| first.is_ascii_digit())
         && text.ends_with(|last: char| last.is_ascii_alphabetic())
-        && text.chars().all(|character| character.is_ascii_alphanumeric())
+        && text
+            .chars()
+            .all(|character| character.is_ascii_alphanumeric())
         && !text.contains(['e', 'E', 'x', 'o', 'b']);
     if (plain && !special.contains(&text.to_ascii_lowercase().as_str())) || quantity {
         text.to_owned()
@@ -224,12 +276,16 @@ mod tests {
             Mark::Removed => '-',
         };
         let lines = changes(written, stored);
-        lines.iter().map(|line| format!("{}{}", mark(line.mark), line.text)).collect()
+        lines
+            .iter()
+            .map(|line| format!("{}{}", mark(line.mark), line.text))
+            .collect()
     }
 
     #[test]
     fn additions_stand_where_they_were_made() {
-        let written = json!({"kind": "Pool", "spec": {"containers": [{"name": "a", "image": "b:1"}]}});
+        let written =
+            json!({"kind": "Pool", "spec": {"containers": [{"name": "a", "image": "b:1"}]}});
         let stored = json!({"spec": {"shared": true, "containers": [
             {"image": "b:1", "name": "a", "ports": [{"port": 1}]}, {"name": "executor", "n": "1"}]},
             "kind": "Pool"});

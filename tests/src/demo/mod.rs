@@ -79,7 +79,10 @@ struct Arguments {
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let terminal = Terminal::new(arguments.no_color, arguments.verbose);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             terminal.failed(&format!("no runtime: {error}")).ok();
@@ -208,12 +211,17 @@ impl Session {
         let administrator = place.administrator();
         let (flags, namespace) = match place {
             Place::Local(_) => (Vec::new(), "default".to_owned()),
-            Place::Context(context) => {
-                (context.shown_flags.clone(), context::NAMESPACE.to_owned())
-            }
+            Place::Context(context) => (context.shown_flags.clone(), context::NAMESPACE.to_owned()),
         };
         let image = installed_image(administrator).await?;
-        let stage = Stage { terminal, administrator, flags, namespace, webhook, image };
+        let stage = Stage {
+            terminal,
+            administrator,
+            flags,
+            namespace,
+            webhook,
+            image,
+        };
         steps::minimal_pool(&stage).await?;
         steps::origins(&stage).await?;
         steps::written_by_hand(&stage).await?;
@@ -242,13 +250,19 @@ impl Session {
         let starting = Instant::now();
         let cluster = LocalCluster::start(crate::Settings::default()).await?;
         let server = cluster.server();
-        terminal.done(&format!("Kubernetes {VERSION} answers at {server}"), starting)?;
+        terminal.done(
+            &format!("Kubernetes {VERSION} answers at {server}"),
+            starting,
+        )?;
         let cluster = self.place.insert(Place::Local(Box::new(cluster)));
         let installing = Instant::now();
         let settings = settings(webhook);
         let installation = Installation::install_as(cluster.administrator(), settings).await?;
         self.installation = Some(installation);
-        terminal.done("config/default is installed; the webhook is ready", installing)?;
+        terminal.done(
+            "config/default is installed; the webhook is ready",
+            installing,
+        )?;
         terminal.note(
             "  (There is no node: its program runs here as a process, logged in as its service \
              account,\n  and the API server calls it by address instead of through a Service.)",
@@ -281,7 +295,11 @@ impl Session {
         let source = match way {
             Way::AsFound => {
                 terminal.held("OpenSandbox is installed there, and used as it is")?;
-                if has_nodes { Source::Pods } else { Source::None }
+                if has_nodes {
+                    Source::Pods
+                } else {
+                    Source::None
+                }
             }
             Way::Deployment => {
                 let mut documents = installation::rendered_as(user, None).await?;
@@ -291,21 +309,29 @@ impl Session {
                 self.removal.before_install(user, &documents).await?;
                 installation::apply(user, documents).await?;
                 deployment::rolled_out(user).await?;
-                terminal.done("config/default is installed; the webhook is ready", installing)?;
+                terminal.done(
+                    "config/default is installed; the webhook is ready",
+                    installing,
+                )?;
                 Source::Pods
             }
             Way::Process { leftover } => {
                 let documents = installation::rendered_as(user, None).await?;
                 if leftover {
-                    terminal.note("A demo that was killed left its installation, which is replaced.")?;
+                    terminal
+                        .note("A demo that was killed left its installation, which is replaced.")?;
                     self.removal.adopt(documents);
                 } else {
                     self.removal.before_install(user, &documents).await?;
                 }
                 let installation = Installation::install_as(user, settings(webhook)).await?;
                 self.installation = Some(installation);
-                terminal.done("config/default is installed; the webhook is ready", installing)?;
-                terminal.note("  (The cluster has no node: its program runs here, as a process.)")?;
+                terminal.done(
+                    "config/default is installed; the webhook is ready",
+                    installing,
+                )?;
+                terminal
+                    .note("  (The cluster has no node: its program runs here, as a process.)")?;
                 Source::Process
             }
         };
@@ -321,7 +347,10 @@ impl Session {
             Place::Local(cluster) => {
                 terminal.note("It stays as it is. In another shell:\n")?;
                 let kubeconfig = cluster.kubeconfig().display();
-                terminal.note(&format!("  export KUBECONFIG={}", shell([kubeconfig.to_string()])))?;
+                terminal.note(&format!(
+                    "  export KUBECONFIG={}",
+                    shell([kubeconfig.to_string()])
+                ))?;
                 if let Some(directory) = kubectl_elsewhere() {
                     terminal.note(&format!("  export PATH=\"$PATH:{}\"", directory.display()))?;
                 }
@@ -330,12 +359,18 @@ impl Session {
             Place::Context(context) if self.installation.is_some() => {
                 let flags = shell(&context.shown_flags);
                 terminal.note("It stays as it is. In another shell:\n")?;
-                terminal.note(&format!("  kubectl {flags} -n {} get pools", context::NAMESPACE))?;
+                terminal.note(&format!(
+                    "  kubectl {flags} -n {} get pools",
+                    context::NAMESPACE
+                ))?;
             }
             Place::Context(context) => {
                 let flags = shell(&context.shown_flags);
                 terminal.note("It stays as it is. To remove it:\n")?;
-                terminal.note(&format!("  kubectl {flags} delete namespace {}", context::NAMESPACE))?;
+                terminal.note(&format!(
+                    "  kubectl {flags} delete namespace {}",
+                    context::NAMESPACE
+                ))?;
                 if self.removal.has_installed() {
                     terminal.note(&format!("  kubectl {flags} delete -k config/default"))?;
                 }
@@ -345,7 +380,9 @@ impl Session {
             }
         }
         let pid = std::process::id();
-        terminal.note(&format!("\nCtrl-C here, or `kill {pid}`, stops it and removes everything."))
+        terminal.note(&format!(
+            "\nCtrl-C here, or `kill {pid}`, stops it and removes everything."
+        ))
     }
 
     fn needs_this_process(&self) -> bool {
@@ -357,7 +394,11 @@ impl Session {
         for replica in self.installation.iter().flat_map(Installation::replicas) {
             let log = replica.program.log()?;
             let lines: Vec<_> = log.lines().collect();
-            let shown = if all { lines.len() } else { LOG_LINES.min(lines.len()) };
+            let shown = if all {
+                lines.len()
+            } else {
+                LOG_LINES.min(lines.len())
+            };
             terminal.note("\nThe webhook's log:")?;
             terminal.output(&lines[lines.len() - shown..].join("\n"))?;
         }
@@ -366,7 +407,9 @@ impl Session {
 
     /// Stops and removes; false if there was nothing to.
     async fn close(&mut self, terminal: &Terminal) -> Result<bool> {
-        let Some(place) = &self.place else { return Ok(false) };
+        let Some(place) = &self.place else {
+            return Ok(false);
+        };
         if let Place::Context(context) = place
             && !self.removal.is_empty()
         {
@@ -395,17 +438,35 @@ enum Source {
 }
 
 fn settings(webhook: &Path) -> installation::Settings {
-    installation::Settings { program: Some(webhook.to_owned()), ..installation::Settings::default() }
+    installation::Settings {
+        program: Some(webhook.to_owned()),
+        // Nobody is left who would have to learn that it goes.
+        args: vec!["--drain-delay=0s".to_owned()],
+        ..installation::Settings::default()
+    }
 }
 
 /// The image that the installation's ConfigMap names, or the default.
 async fn installed_image(administrator: Administrator<'_>) -> Result<String> {
     let path = format!("jsonpath={{.data.{TASK_EXECUTOR_IMAGE_KEY}}}");
-    let get = ["get", "configmap", IMAGES_CONFIG_MAP, "-n", installation::NAMESPACE];
-    let get: Vec<_> = get.into_iter().chain(["--ignore-not-found", "-o", &path]).collect();
+    let get = [
+        "get",
+        "configmap",
+        IMAGES_CONFIG_MAP,
+        "-n",
+        installation::NAMESPACE,
+    ];
+    let get: Vec<_> = get
+        .into_iter()
+        .chain(["--ignore-not-found", "-o", &path])
+        .collect();
     let image = administrator.kubectl(&get).await?;
     let image = image.trim();
-    Ok(if image.is_empty() { DEFAULT_TASK_EXECUTOR_IMAGE.to_owned() } else { image.to_owned() })
+    Ok(if image.is_empty() {
+        DEFAULT_TASK_EXECUTOR_IMAGE.to_owned()
+    } else {
+        image.to_owned()
+    })
 }
 
 /// The directory of kubectl where it is not in PATH.
@@ -413,5 +474,7 @@ fn kubectl_elsewhere() -> Option<PathBuf> {
     let kubectl = kubernetes::kubectl().ok()?;
     let directory = kubectl.parent()?.to_owned();
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).all(|other| other != directory).then_some(directory)
+    std::env::split_paths(&path)
+        .all(|other| other != directory)
+        .then_some(directory)
 }

@@ -30,12 +30,18 @@ impl Numbers {
             let label = |key: &str| labels.get(key).copied().unwrap_or_default().to_owned();
             match name {
                 REQUESTS => {
-                    *self.requests.entry((label("webhook"), label("verdict"))).or_default() += value;
+                    *self
+                        .requests
+                        .entry((label("webhook"), label("verdict")))
+                        .or_default() += value;
                 }
                 BUCKETS => {
                     let bound = label("le").parse().unwrap_or(f64::INFINITY);
                     let buckets = self.buckets.entry(label("webhook")).or_default();
-                    match buckets.iter_mut().find(|(other, _)| other.total_cmp(&bound).is_eq()) {
+                    match buckets
+                        .iter_mut()
+                        .find(|(other, _)| other.total_cmp(&bound).is_eq())
+                    {
                         Some((_, count)) => *count += value,
                         None => buckets.push((bound, value)),
                     }
@@ -61,20 +67,26 @@ impl Numbers {
         }
         for webhook in self.buckets.keys() {
             let count = |fits: fn(&str) -> bool| {
-                let counts = self.requests.iter().filter(|((name, verdict), _)| {
-                    name == webhook && fits(verdict)
-                });
+                let counts = self
+                    .requests
+                    .iter()
+                    .filter(|((name, verdict), _)| name == webhook && fits(verdict));
                 counts.fold(0.0, |sum, (_, count)| sum + count)
             };
             let denied = count(|verdict| verdict.starts_with("den"));
             let (all, name) = (count(|_| true), short(webhook));
             write!(table, "\n{name:<24}{all:>8}{denied:>9}").expect("a String takes all");
             for quantile in [0.5, 0.9, 0.99] {
-                let shown = self.quantile(webhook, quantile).map_or("-".to_owned(), milliseconds);
+                let shown = self
+                    .quantile(webhook, quantile)
+                    .map_or("-".to_owned(), milliseconds);
                 write!(table, "{shown:>10}").expect("a String takes all");
             }
         }
-        let origins = self.injections.iter().map(|(origin, count)| format!("{count} {origin}"));
+        let origins = self
+            .injections
+            .iter()
+            .map(|(origin, count)| format!("{count} {origin}"));
         let origins = origins.collect::<Vec<_>>().join(", ");
         write!(
             table,
@@ -91,7 +103,9 @@ impl Numbers {
         buckets.sort_by(|(one, _), (other, _)| one.total_cmp(other));
         let (_, total) = buckets.last()?;
         let rank = total * quantile;
-        let (bound, _) = buckets.iter().find(|(_, count)| *count >= rank && *count > 0.0)?;
+        let (bound, _) = buckets
+            .iter()
+            .find(|(_, count)| *count >= rank && *count > 0.0)?;
         Some(*bound)
     }
 }
@@ -102,7 +116,11 @@ fn short(webhook: &str) -> String {
 }
 
 fn milliseconds(seconds: f64) -> String {
-    if seconds.is_finite() { format!("≤{} ms", (seconds * 1e5).round() / 1e2) } else { "more".to_owned() }
+    if seconds.is_finite() {
+        format!("≤{} ms", (seconds * 1e5).round() / 1e2)
+    } else {
+        "more".to_owned()
+    }
 }
 
 type Sample<'a> = (&'a str, BTreeMap<&'a str, &'a str>, f64);
@@ -146,8 +164,15 @@ opensandbox_webhook_warnings_total 1
         numbers.add(TEXT);
         assert!((numbers.reviews() - 20.0).abs() < f64::EPSILON);
         let table = numbers.table();
-        let row = table.lines().nth(1).unwrap().split_whitespace().collect::<Vec<_>>();
-        let expected = ["mutate", "20", "4", "≤0.1", "ms", "≤0.2", "ms", "≤0.2", "ms"];
+        let row = table
+            .lines()
+            .nth(1)
+            .unwrap()
+            .split_whitespace()
+            .collect::<Vec<_>>();
+        let expected = [
+            "mutate", "20", "4", "≤0.1", "ms", "≤0.2", "ms", "≤0.2", "ms",
+        ];
         assert_eq!(row, expected);
         assert!(table.contains("6 default"), "{table}");
         assert!(table.contains("warnings: 2, panics: 0"), "{table}");

@@ -10,7 +10,8 @@ use crate::administrator::Administrator;
 use crate::installation::list;
 
 /// Marks the demo's namespace, so that nobody else's is ever deleted.
-pub(super) const NAMESPACE_LABEL: (&str, &str) = ("app.kubernetes.io/managed-by", "opensandbox-demo");
+pub(super) const NAMESPACE_LABEL: (&str, &str) =
+    ("app.kubernetes.io/managed-by", "opensandbox-demo");
 /// The Secret that the webhook makes itself.
 const AUTHORITY: &str = "opensandbox-webhook-ca";
 
@@ -35,8 +36,11 @@ impl Removal {
             "apiVersion": "v1", "kind": "Namespace",
             "metadata": {"name": name, "labels": {key: value}},
         });
-        user.kubectl_with_input(&["apply", "--server-side", "-f", "-"], &namespace.to_string())
-            .await?;
+        user.kubectl_with_input(
+            &["apply", "--server-side", "-f", "-"],
+            &namespace.to_string(),
+        )
+        .await?;
         delete_objects(user, name).await
     }
 
@@ -101,22 +105,40 @@ impl Removal {
             }
         }
         let mut documents = std::mem::take(&mut self.installed);
-        let used = if documents.iter().any(is_crd) { others(user).await } else { Vec::new() };
+        let used = if documents.iter().any(is_crd) {
+            others(user).await
+        } else {
+            Vec::new()
+        };
         let stays = (!used.is_empty()).then(|| {
             documents.retain(|document| !is_crd(document));
-            format!("the CRDs stay, since there are {} that the demo did not make", used.join(", "))
+            format!(
+                "the CRDs stay, since there are {} that the demo did not make",
+                used.join(", ")
+            )
         });
         let is_namespace = |document: &Value| document["kind"] == "Namespace";
         for namespace in documents.iter().filter(|document| is_namespace(document)) {
-            let name = namespace["metadata"]["name"].as_str().context("a namespace has a name")?;
-            let delete = ["delete", "secret", AUTHORITY, "-n", name, "--ignore-not-found"];
+            let name = namespace["metadata"]["name"]
+                .as_str()
+                .context("a namespace has a name")?;
+            let delete = [
+                "delete",
+                "secret",
+                AUTHORITY,
+                "-n",
+                name,
+                "--ignore-not-found",
+            ];
             user.kubectl(&delete).await?;
             namespaces.push(name.to_owned());
         }
         documents.retain(|document| !is_namespace(document));
         // What calls the webhook goes first.
         documents.sort_by_key(|document| {
-            !document["kind"].as_str().is_some_and(|kind| kind.ends_with("WebhookConfiguration"))
+            !document["kind"]
+                .as_str()
+                .is_some_and(|kind| kind.ends_with("WebhookConfiguration"))
         });
         if !documents.is_empty() {
             let delete = ["delete", "--ignore-not-found", "--timeout=60s", "-f", "-"];
@@ -134,19 +156,34 @@ fn is_crd(document: &Value) -> bool {
 }
 
 fn identity(document: &Value) -> String {
-    let text = |pointer| document.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let text = |pointer| {
+        document
+            .pointer(pointer)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+    };
     let [kind, namespace, name] = ["/kind", "/metadata/namespace", "/metadata/name"].map(text);
     format!("{kind} {namespace}/{name}")
 }
 
 /// Deletes what the steps make. No error where our kinds are unknown.
 async fn delete_objects(user: Administrator<'_>, namespace: &str) -> Result<()> {
-    let delete = ["delete", "configmap", "opensandbox-images", "-n", namespace, "--ignore-not-found"];
+    let delete = [
+        "delete",
+        "configmap",
+        "opensandbox-images",
+        "-n",
+        namespace,
+        "--ignore-not-found",
+    ];
     user.kubectl(&delete).await?;
     for kind in ["batchsandboxes", "pools"] {
-        let known = user.kubectl(&["get", "crd", &format!("{kind}.sandbox.opensandbox.io")]).await;
+        let known = user
+            .kubectl(&["get", "crd", &format!("{kind}.sandbox.opensandbox.io")])
+            .await;
         if known.is_ok() {
-            user.kubectl(&["delete", kind, "--all", "-n", namespace, "--timeout=60s"]).await?;
+            user.kubectl(&["delete", kind, "--all", "-n", namespace, "--timeout=60s"])
+                .await?;
         }
     }
     Ok(())
@@ -156,8 +193,15 @@ async fn delete_objects(user: Administrator<'_>, namespace: &str) -> Result<()> 
 async fn others(user: Administrator<'_>) -> Vec<String> {
     let mut others = Vec::new();
     for kind in ["pools", "batchsandboxes"] {
-        let found = user.kubectl(&["get", kind, "--all-namespaces", "-o", "name"]).await;
-        others.extend(found.unwrap_or_default().split_whitespace().map(str::to_owned));
+        let found = user
+            .kubectl(&["get", kind, "--all-namespaces", "-o", "name"])
+            .await;
+        others.extend(
+            found
+                .unwrap_or_default()
+                .split_whitespace()
+                .map(str::to_owned),
+        );
     }
     others
 }
@@ -167,8 +211,13 @@ async fn delete_namespace(
     name: &str,
     has_controllers: bool,
 ) -> Result<()> {
-    let wait = if has_controllers { "--timeout=120s" } else { "--wait=false" };
-    user.kubectl(&["delete", "namespace", name, "--ignore-not-found", wait]).await?;
+    let wait = if has_controllers {
+        "--timeout=120s"
+    } else {
+        "--wait=false"
+    };
+    user.kubectl(&["delete", "namespace", name, "--ignore-not-found", wait])
+        .await?;
     if has_controllers {
         return Ok(());
     }
@@ -179,7 +228,8 @@ async fn delete_namespace(
         namespace["spec"]["finalizers"] = json!([]);
         let path = format!("/api/v1/namespaces/{name}/finalize");
         let replace = ["replace", "--raw", &path, "-f", "-"];
-        user.kubectl_with_input(&replace, &namespace.to_string()).await?;
+        user.kubectl_with_input(&replace, &namespace.to_string())
+            .await?;
     }
     Ok(())
 }

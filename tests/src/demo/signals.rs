@@ -44,7 +44,10 @@ impl Signals {
 /// Interrupts the programs that this process started and waits for: builds and kubectl. A terminal
 /// does that by itself; whoever sends a signal to this process alone does not.
 pub(super) fn interrupt_children() {
-    let threads = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let threads = fs::read_dir("/proc/self/task")
+        .into_iter()
+        .flatten()
+        .flatten();
     for thread in threads {
         let children = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
         for pid in children.split_whitespace() {

@@ -24,7 +24,11 @@ pub(super) struct Mismatch {
 
 impl std::fmt::Display for Mismatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { what, expected, found } = self;
+        let Self {
+            what,
+            expected,
+            found,
+        } = self;
         write!(f, "{what}\n  expected: {expected}\n  found:    {found}")
     }
 }
@@ -68,7 +72,11 @@ impl Stage<'_> {
         all.extend(args);
         let output = self.administrator.output(&all, input).await?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Ok((output.status.success(), text(&output.stdout), text(&output.stderr)))
+        Ok((
+            output.status.success(),
+            text(&output.stdout),
+            text(&output.stderr),
+        ))
     }
 
     /// Runs kubectl, unseen, and returns what it printed.
@@ -96,20 +104,35 @@ impl Stage<'_> {
 
     /// Applies a file of examples/, in the namespace of the stage; returns its text.
     pub(super) async fn apply_example(&self, file: &str) -> Result<String> {
-        let text = std::fs::read_to_string(repository(file)).with_context(|| format!("read {file}"))?;
+        let text =
+            std::fs::read_to_string(repository(file)).with_context(|| format!("read {file}"))?;
         let names = format!("namespace: {EXAMPLES_NAMESPACE}");
         if self.namespace == EXAMPLES_NAMESPACE || !text.contains(&names) {
             let path = repository(file);
-            let path = path.to_str().context("the path of the repository is not text")?;
-            self.show(&self.typed(&["apply", "-f", file]), &["apply", "-f", path], None).await?;
+            let path = path
+                .to_str()
+                .context("the path of the repository is not text")?;
+            self.show(
+                &self.typed(&["apply", "-f", file]),
+                &["apply", "-f", path],
+                None,
+            )
+            .await?;
             return Ok(text);
         }
-        self.apply_edited(&text, file, &names, &format!("namespace: {}", self.namespace)).await
+        self.apply_edited(
+            &text,
+            file,
+            &names,
+            &format!("namespace: {}", self.namespace),
+        )
+        .await
     }
 
     /// Applies a file of examples/ with one text in place of another; returns the result.
     pub(super) async fn apply_renamed(&self, file: &str, from: &str, to: &str) -> Result<String> {
-        let text = std::fs::read_to_string(repository(file)).with_context(|| format!("read {file}"))?;
+        let text =
+            std::fs::read_to_string(repository(file)).with_context(|| format!("read {file}"))?;
         self.apply_edited(&text, file, from, to).await
     }
 
@@ -125,7 +148,11 @@ impl Stage<'_> {
     /// Applies a text that must be refused; shows it and what kubectl prints, and returns that.
     pub(super) async fn apply_refused(&self, text: &str) -> Result<String> {
         let apply = ["apply", "-f", "-"];
-        self.terminal.command(&format!("{} <<EOF\n{}\nEOF", self.typed(&apply), text.trim_end()))?;
+        self.terminal.command(&format!(
+            "{} <<EOF\n{}\nEOF",
+            self.typed(&apply),
+            text.trim_end()
+        ))?;
         let (success, out, err) = self.run(&apply, Some(text)).await?;
         self.terminal.output(&out)?;
         self.terminal.output(&err)?;
@@ -136,21 +163,31 @@ impl Stage<'_> {
     /// Pipes a Pool through a command of the webhook's program; both are shown.
     pub(super) async fn explain(&self, pool: &str) -> Result<String> {
         let get = ["get", "pool", pool, "-o", "yaml"];
-        self.terminal.command(&format!("{} | opensandbox-webhook explain", self.typed(&get)))?;
+        self.terminal.command(&format!(
+            "{} | opensandbox-webhook explain",
+            self.typed(&get)
+        ))?;
         let stored = self.quietly(&get, None).await?;
         let mut command = tokio::process::Command::new(&self.webhook);
         command.arg("explain");
         let output = administrator::run(command, Some(&stored)).await?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        self.terminal.output(&String::from_utf8_lossy(&output.stderr))?;
+        self.terminal
+            .output(&String::from_utf8_lossy(&output.stderr))?;
         self.terminal.output(&text)?;
-        ensure!(output.status.success(), "opensandbox-webhook explain: {}", output.status);
+        ensure!(
+            output.status.success(),
+            "opensandbox-webhook explain: {}",
+            output.status
+        );
         Ok(text)
     }
 
     /// An object as the API server has it.
     pub(super) async fn stored(&self, kind: &str, name: &str) -> Result<Value> {
-        let text = self.quietly(&["get", kind, name, "-o", "json"], None).await?;
+        let text = self
+            .quietly(&["get", kind, name, "-o", "json"], None)
+            .await?;
         Ok(serde_json::from_str(&text)?)
     }
 
@@ -163,7 +200,11 @@ impl Stage<'_> {
             return self.terminal.held(what);
         }
         let (expected, found) = (format!("{expected:?}"), format!("{found:?}"));
-        bail!(Mismatch { what: what.to_owned(), expected, found });
+        bail!(Mismatch {
+            what: what.to_owned(),
+            expected,
+            found
+        });
     }
 
     /// Says that a text holds all the words, or fails with the first that is missing.
@@ -190,7 +231,9 @@ impl Stage<'_> {
 
 /// The names of a Pool's containers.
 pub(super) fn containers(pool: &Value) -> Vec<&str> {
-    let containers = pool.pointer("/spec/template/spec/containers").and_then(Value::as_array);
+    let containers = pool
+        .pointer("/spec/template/spec/containers")
+        .and_then(Value::as_array);
     containers
         .into_iter()
         .flatten()
@@ -201,5 +244,8 @@ pub(super) fn containers(pool: &Value) -> Vec<&str> {
 /// A field of a Pool's executor.
 pub(super) fn executor_field<'a>(pool: &'a Value, field: &str) -> Option<&'a Value> {
     let containers = pool.pointer("/spec/template/spec/containers")?.as_array()?;
-    containers.iter().find(|container| container["name"] == "task-executor")?.get(field)
+    containers
+        .iter()
+        .find(|container| container["name"] == "task-executor")?
+        .get(field)
 }

@@ -76,13 +76,21 @@ pub(super) async fn origins(stage: &Stage<'_>) -> Result<()> {
     let origin = "ConfigMap opensandbox-system/opensandbox-images";
     let words = ["task-executor", "SYS_PTRACE", origin];
     stage.terminal.note("")?;
-    stage.expect_words("the image came from the installation's ConfigMap", &text, &words)
+    stage.expect_words(
+        "the image came from the installation's ConfigMap",
+        &text,
+        &words,
+    )
 }
 
 /// What users write themselves is respected.
 pub(super) async fn written_by_hand(stage: &Stage<'_>) -> Result<()> {
-    stage.terminal.step("A sidecar written by hand is kept, and no means no")?;
-    let text = stage.apply_example("examples/task-enabled-pool.yaml").await?;
+    stage
+        .terminal
+        .step("A sidecar written by hand is kept, and no means no")?;
+    let text = stage
+        .apply_example("examples/task-enabled-pool.yaml")
+        .await?;
     let enabled = stage.stored("pool", "task-enabled-pool").await?;
     let disabled_text = stage.apply_example("examples/basic-pool.yaml").await?;
     let disabled = stage.stored("pool", "basic-pool").await?;
@@ -99,19 +107,29 @@ pub(super) async fn written_by_hand(stage: &Stage<'_>) -> Result<()> {
     stage.expect_kept("basic-pool is as written", &disabled_text, &disabled)?;
     stage.expect(
         "and nothing was added to its template, since its label says disabled",
-        disabled.pointer("/spec/template").context("a Pool has a template")?,
+        disabled
+            .pointer("/spec/template")
+            .context("a Pool has a template")?,
         &serde_saphyr::from_str::<Value>(&disabled_text)?["spec"]["template"],
     )
 }
 
 /// A senseless Pool is refused, with every reason.
 pub(super) async fn refusal(stage: &Stage<'_>) -> Result<()> {
-    stage.terminal.step("A senseless Pool is refused, with every reason at once")?;
+    stage
+        .terminal
+        .step("A senseless Pool is refused, with every reason at once")?;
     let said = stage.apply_refused(WRONG).await?;
     stage.terminal.note("")?;
     let words = ["bufferMin", "poolMin", "spec.template.spec.containers"];
-    stage.expect_words("all three mistakes were named, with their paths", &said, &words)?;
-    let left = stage.quietly(&["get", "pool", "wrong-pool", "--ignore-not-found"], None).await?;
+    stage.expect_words(
+        "all three mistakes were named, with their paths",
+        &said,
+        &words,
+    )?;
+    let left = stage
+        .quietly(&["get", "pool", "wrong-pool", "--ignore-not-found"], None)
+        .await?;
     stage.expect("nothing was stored", left.trim(), "")
 }
 
@@ -121,13 +139,19 @@ pub(super) async fn images(stage: &Stage<'_>) -> Result<()> {
     terminal.step("A new image is for new Pools; others take it when they are asked to")?;
     stage.apply_example(IMAGES).await?;
     wait_until_seen(stage).await?;
-    stage.apply_renamed(MINIMAL, "minimal-pool", "second-pool").await?;
+    stage
+        .apply_renamed(MINIMAL, "minimal-pool", "second-pool")
+        .await?;
     let before = stage.stored("pool", "minimal-pool").await?;
     // What a pipeline does: the same file again.
     stage.apply_example(MINIMAL).await?;
     let after = stage.stored("pool", "minimal-pool").await?;
     show_images(stage).await?;
-    stage.expect("the new Pool has the new image", image(stage, "second-pool").await?.as_str(), NEW_IMAGE)?;
+    stage.expect(
+        "the new Pool has the new image",
+        image(stage, "second-pool").await?.as_str(),
+        NEW_IMAGE,
+    )?;
     stage.expect(
         "the old one keeps what it had, also when its file is applied again",
         &image(stage, "minimal-pool").await?,
@@ -135,14 +159,22 @@ pub(super) async fn images(stage: &Stage<'_>) -> Result<()> {
     )?;
     stage.expect(
         "which changes nothing in it",
-        after.pointer("/metadata/generation").context("a stored object has a generation")?,
+        after
+            .pointer("/metadata/generation")
+            .context("a stored object has a generation")?,
         &before["metadata"]["generation"],
     )?;
 
     let ask = format!("{INJECTION_UPGRADE}=v1.0.0");
-    stage.kubectl(&["annotate", "pool", "minimal-pool", "--overwrite", &ask]).await?;
+    stage
+        .kubectl(&["annotate", "pool", "minimal-pool", "--overwrite", &ask])
+        .await?;
     show_images(stage).await?;
-    stage.expect("asked to, it takes the new one", image(stage, "minimal-pool").await?.as_str(), NEW_IMAGE)?;
+    stage.expect(
+        "asked to, it takes the new one",
+        image(stage, "minimal-pool").await?.as_str(),
+        NEW_IMAGE,
+    )?;
     stage.expect(
         "the one that names its image itself keeps that",
         image(stage, "task-enabled-pool").await?.as_str(),
@@ -157,10 +189,12 @@ async fn wait_until_seen(stage: &Stage<'_>) -> Result<()> {
     wait::until("the webhook to see the ConfigMap", SEEN, async || {
         let create = ["create", "--dry-run=server", "-o", "json", "-f", "-"];
         let pool = serde_json::from_str(&stage.quietly(&create, Some(&text)).await?)?;
-        Ok(match executor_field(&pool, "image").and_then(Value::as_str) {
-            Some(NEW_IMAGE) => Probe::Done(()),
-            other => Probe::not_yet(format!("a new Pool would have the image {other:?}")),
-        })
+        Ok(
+            match executor_field(&pool, "image").and_then(Value::as_str) {
+                Some(NEW_IMAGE) => Probe::Done(()),
+                other => Probe::not_yet(format!("a new Pool would have the image {other:?}")),
+            },
+        )
     })
     .await
 }
@@ -173,14 +207,21 @@ async fn show_images(stage: &Stage<'_>) -> Result<()> {
 
 async fn image(stage: &Stage<'_>, pool: &str) -> Result<String> {
     let pool = stage.stored("pool", pool).await?;
-    Ok(executor_field(&pool, "image").and_then(Value::as_str).unwrap_or_default().to_owned())
+    Ok(executor_field(&pool, "image")
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_owned())
 }
 
 /// A BatchSandbox is accepted; running it is another program's part.
 pub(super) async fn batch_sandbox(stage: &Stage<'_>) -> Result<()> {
-    stage.terminal.step("A BatchSandbox with a task for each sandbox is accepted")?;
+    stage
+        .terminal
+        .step("A BatchSandbox with a task for each sandbox is accepted")?;
     let text = stage.apply_example("examples/batch-sandbox.yaml").await?;
-    stage.kubectl(&["get", "batchsandbox", "task-batch-sandbox", "-o", "wide"]).await?;
+    stage
+        .kubectl(&["get", "batchsandbox", "task-batch-sandbox", "-o", "wide"])
+        .await?;
     stage.terminal.note("")?;
     let stored = stage.stored("batchsandbox", "task-batch-sandbox").await?;
     stage.expect_kept("stored as written", &text, &stored)?;

@@ -9,7 +9,7 @@ use anyhow::Result;
 
 use super::diff::{Line, Mark};
 
-/// Lines of YAML are cut here; other programs' output never is.
+/// Lines of YAML are cut here and commands continued; what other programs print is left alone.
 const WIDTH: usize = 98;
 
 const BOLD: &str = "\x1b[1m";
@@ -30,9 +30,14 @@ pub(super) struct Terminal {
 impl Terminal {
     /// Colours unless unwanted, by the flag or by the variable `NO_COLOR` (no-color.org).
     pub(super) fn new(no_color: bool, verbose: bool) -> Self {
-        let unwanted = no_color || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let unwanted =
+            no_color || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let colors = !unwanted && io::stdout().is_terminal();
-        Self { colors, verbose, steps: Cell::new(0) }
+        Self {
+            colors,
+            verbose,
+            steps: Cell::new(0),
+        }
     }
 
     fn line(&self, style: &str, text: &str) -> Result<()> {
@@ -64,13 +69,21 @@ impl Terminal {
 
     /// A command that only checks what was said; for those who want to see everything.
     pub(super) fn aside(&self, text: &str) -> Result<()> {
-        if self.verbose { self.line(DIM, &format!("  ({text})")) } else { Ok(()) }
+        if self.verbose {
+            self.line(DIM, &format!("  ({text})"))
+        } else {
+            Ok(())
+        }
     }
 
     /// What a program printed, as it is.
     pub(super) fn output(&self, text: &str) -> Result<()> {
         let text = text.trim_end();
-        if text.is_empty() { Ok(()) } else { self.line("", text) }
+        if text.is_empty() {
+            Ok(())
+        } else {
+            self.line("", text)
+        }
     }
 
     /// A remark.
@@ -120,42 +133,45 @@ pub(super) fn seconds(duration: Duration) -> String {
     format!("{:.1} s", duration.as_secs_f32())
 }
 
-/// Arguments as one types them in a shell; a long line is continued on the next, but an option is
-/// not torn from its value.
+/// Arguments as one types them in a shell. A long line is continued on the next; an option stays
+/// with its value.
 pub(super) fn shell<S: AsRef<str>>(words: impl IntoIterator<Item = S>) -> String {
-    let quoted = words.into_iter().map(|word| {
-        let word = word.as_ref();
-        let safe = |character: char| {
-            character.is_ascii_alphanumeric() || "_-./:=,@%+".contains(character)
-        };
-        if !word.is_empty() && word.chars().all(safe) {
-            word.to_owned()
-        } else {
-            format!("'{}'", word.replace('\'', r"'\''"))
-        }
-    });
     let mut line = String::new();
-    let mut column = 0;
-    let mut after_option = false;
-    for word in quoted {
-        let length = word.chars().count();
-        // What follows an option may be long, so the option goes to the next line with it.
-        let option = word.starts_with('-') && word.len() > 1 && !word.contains('=');
-        let room = if option { OPTION_WIDTH } else { 0 };
-        if column > 0 {
-            if !after_option && column + length + room > COMMAND_WIDTH {
-                line.push_str(" \\\n    ");
-                column = 4;
-            } else {
-                line.push(' ');
-                column += 1;
-            }
+    let mut width = 0;
+    let mut words = words
+        .into_iter()
+        .map(|word| quoted(word.as_ref()))
+        .peekable();
+    while let Some(mut part) = words.next() {
+        let is_option = |word: &str| word.len() > 1 && word.starts_with('-');
+        if is_option(&part)
+            && !part.contains('=')
+            && let Some(value) = words.next_if(|next| !is_option(next))
+        {
+            part = format!("{part} {value}");
         }
-        line.push_str(&word);
-        column += length;
-        after_option = option;
+        let length = part.chars().count() + 1;
+        if width > 0 && width + length > WIDTH {
+            line.push_str(" \\\n    ");
+            width = 4;
+        } else if width > 0 {
+            line.push(' ');
+        }
+        line.push_str(&part);
+        width += length;
     }
     line
+}
+
+/// A word that the shell takes as it is.
+fn quoted(word: &str) -> String {
+    let safe =
+        |character: char| character.is_ascii_alphanumeric() || "_-./:=,@%+".contains(character);
+    if !word.is_empty() && word.chars().all(safe) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
 }
 
 #[cfg(test)]
@@ -166,6 +182,16 @@ mod tests {
     fn words_that_a_shell_would_change_are_quoted() {
         let line = shell(["kubectl", "-o", "jsonpath={.a[1]}", "it's", ""]);
         assert_eq!(line, r"kubectl -o 'jsonpath={.a[1]}' 'it'\''s' ''");
+    }
+
+    #[test]
+    fn long_commands_are_continued_with_options_whole() {
+        let long = "x".repeat(90);
+        let line = shell(["kubectl", "get", "pools", "-o", &long, "-f", "-"]);
+        assert_eq!(
+            line,
+            format!("kubectl get pools \\\n    -o {long} \\\n    -f -")
+        );
     }
 
     #[test]

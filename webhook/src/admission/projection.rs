@@ -20,7 +20,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 /// A Pool without what no rule looks at. What is not an object where one is expected is kept as it is.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pool(pub Value);
 
 impl<'de> Deserialize<'de> for Pool {

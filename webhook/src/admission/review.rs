@@ -383,6 +383,7 @@ struct AuditAnnotations {
 }
 
 #[derive(Serialize)]
+#[expect(clippy::struct_field_names, reason = "the field is named by the API")]
 struct Status {
     status: &'static str,
     code: u16,

@@ -42,7 +42,7 @@ pub async fn namespaces(client: Client, facts: Facts, check: Check) {
                 }
             }
             Event::Delete(namespace) => {
-                facts.remove_namespace(namespace.meta().name.as_deref().unwrap_or_default())
+                facts.remove_namespace(namespace.meta().name.as_deref().unwrap_or_default());
             }
             Event::InitDone => {
                 if let Some(listed) = listed.take() {
