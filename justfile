@@ -76,14 +76,20 @@ ci: fmt-check clippy check-each test gen-check deny doc
 # Injection of random templates, with two independent JSON Patch implementations.
 soak-injection:
     OPENSANDBOX_CASES={{ cases }} cargo test --release --locked --package opensandbox-api --test sidecar -- --nocapture
+    OPENSANDBOX_CASES={{ cases }} cargo test --release --locked --package opensandbox-webhook --test projection -- --nocapture
 
 # The rules in Rust against the rules in the CRDs, on random specs.
 soak-rules:
     OPENSANDBOX_CASES={{ cases }} cargo test --release --locked --package opensandbox-tests --test rules -- --nocapture
 
 # Rotation of certificates under load, with many interleavings of replicas.
-soak-certificates:
-    OPENSANDBOX_CASES={{ cases }} cargo test --release --locked --package opensandbox-certs -- --nocapture
+soak-certificates seconds="300":
+    PROPTEST_CASES=5000 cargo test --release --locked --package opensandbox-certs -- --nocapture
+    OPENSANDBOX_SOAK_SECONDS={{ seconds }} OPENSANDBOX_REQUIRE_CLUSTER=1 cargo test --locked --package opensandbox-tests --test certificates -- --nocapture
+
+# Random Pools applied twice to the real API server, and everything else of the admission tests.
+soak-admission:
+    OPENSANDBOX_CASES=5000 OPENSANDBOX_REQUIRE_CLUSTER=1 cargo test --locked --package opensandbox-tests --test admission -- --nocapture
 
 # The webhook's handler in process.
 bench-handler:
@@ -91,4 +97,4 @@ bench-handler:
 
 # The webhook over TLS, with a rotation in the middle.
 bench-tls:
-    cargo bench --locked --package opensandbox-webhook --bench tls
+    cargo bench --locked --package opensandbox-tests --bench admission_tls

@@ -109,9 +109,11 @@ impl Context {
             minor(&version).is_none_or(|minor| minor >= MINIMUM_MINOR),
             "the cluster runs Kubernetes {version}; 1.{MINIMUM_MINOR} or newer is needed"
         );
-        let nodes = user.kubectl(&["get", "nodes", "-o", "name"]).await?;
-        let has_nodes = !nodes.trim().is_empty();
+        // Who may not list nodes is not told that there are none.
+        let nodes = user.kubectl(&["get", "nodes", "-o", "name"]).await;
+        let has_nodes = nodes.map_or(true, |nodes| !nodes.trim().is_empty());
         Ok(Self {
+            guard,
             kubectl,
             flags,
             shown_flags,
@@ -119,7 +121,6 @@ impl Context {
             server,
             version,
             has_nodes,
-            guard,
         })
     }
 
@@ -134,6 +135,17 @@ impl Context {
     /// The demo would have to change what somebody else made, or may not do what it must.
     pub(super) async fn way(&self) -> Result<Way> {
         let user = self.user();
+        for resource in NEEDED {
+            let can = user
+                .output(&["auth", "can-i", "create", resource], None)
+                .await?;
+            ensure!(
+                can.status.success(),
+                "this user may not create {resource} in {} (kubectl auth can-i create {resource}); \
+                 installing OpenSandbox needs that",
+                self.name
+            );
+        }
         let get = [
             "get",
             "namespace",
@@ -177,17 +189,6 @@ impl Context {
                 _ => return Ok(Way::AsFound),
             }
         };
-        for resource in NEEDED {
-            let can = user
-                .output(&["auth", "can-i", "create", resource], None)
-                .await?;
-            ensure!(
-                can.status.success(),
-                "this user may not create {resource} in {} (kubectl auth can-i create {resource}); \
-                 installing OpenSandbox needs that",
-                self.name
-            );
-        }
         if url.is_none() {
             let mut get = vec!["get", "crd", "--ignore-not-found", "-o", "name"];
             get.extend(CRDS);

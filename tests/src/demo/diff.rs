@@ -133,7 +133,7 @@ fn node(
     };
     if let Some(value) = written.or(stored) {
         block(lead, indent, value, &mut |text| {
-            lines.push(Line { mark, text })
+            lines.push(Line { mark, text });
         });
     }
 }
@@ -287,7 +287,7 @@ mod tests {
         let written =
             json!({"kind": "Pool", "spec": {"containers": [{"name": "a", "image": "b:1"}]}});
         let stored = json!({"spec": {"shared": true, "containers": [
-            {"image": "b:1", "name": "a", "ports": [{"port": 1}]}, {"name": "executor", "n": "1"}]},
+            {"image": "b:1", "name": "a", "ports": [{"port": 1}]}, {"name": "executor", "port": "1"}]},
             "kind": "Pool"});
         let expected = [
             " kind: Pool",
@@ -296,7 +296,7 @@ mod tests {
             "   - name: a",
             "     image: b:1",
             "+    ports: [{port: 1}]",
-            "+  - {name: executor, n: \"1\"}",
+            "+  - {name: executor, port: \"1\"}",
             "+  shared: true",
         ];
         assert_eq!(shown(&written, &stored), expected);

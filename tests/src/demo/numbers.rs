@@ -79,7 +79,7 @@ impl Numbers {
             for quantile in [0.5, 0.9, 0.99] {
                 let shown = self
                     .quantile(webhook, quantile)
-                    .map_or("-".to_owned(), milliseconds);
+                    .map_or_else(|| "-".to_owned(), milliseconds);
                 write!(table, "{shown:>10}").expect("a String takes all");
             }
         }

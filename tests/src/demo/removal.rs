@@ -105,16 +105,16 @@ impl Removal {
             }
         }
         let mut documents = std::mem::take(&mut self.installed);
-        let used = if documents.iter().any(is_crd) {
+        let in_use = if documents.iter().any(is_crd) {
             others(user).await
         } else {
             Vec::new()
         };
-        let stays = (!used.is_empty()).then(|| {
+        let stays = (!in_use.is_empty()).then(|| {
             documents.retain(|document| !is_crd(document));
             format!(
                 "the CRDs stay, since there are {} that the demo did not make",
-                used.join(", ")
+                in_use.join(", ")
             )
         });
         let is_namespace = |document: &Value| document["kind"] == "Namespace";
