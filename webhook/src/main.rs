@@ -5,7 +5,7 @@
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use opensandbox_webhook::{cli, serve};
 
 /// A review is many small allocations, and this one is good at them.
@@ -18,12 +18,26 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 struct Arguments {
     #[command(subcommand)]
     command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve admission reviews to the API server.
+    Serve(Box<Serve>),
+    #[command(flatten)]
+    Offline(cli::Command),
+}
+
+#[derive(Debug, Args)]
+struct Serve {
+    #[command(flatten)]
+    arguments: serve::Arguments,
     /// Format of the log, which goes to standard error; absent means text on a terminal, else JSON.
-    #[arg(long, global = true, value_enum)]
+    #[arg(long, value_enum)]
     log_format: Option<LogFormat>,
     /// What is logged: a level (error, warn, info, debug, trace) or a filter such as
     /// `info,opensandbox_webhook=debug`.
-    #[arg(long, global = true, env = "RUST_LOG", default_value = "info")]
+    #[arg(long, env = "RUST_LOG", default_value = "info")]
     log_level: String,
 }
 
@@ -33,20 +47,16 @@ enum LogFormat {
     Text,
 }
 
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Serve admission reviews to the API server.
-    Serve(Box<serve::Arguments>),
-    #[command(flatten)]
-    Offline(cli::Command),
-}
-
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    match arguments.command {
+    match Arguments::parse().command {
         Command::Offline(command) => cli::run(command),
         Command::Serve(serve) => {
-            if let Err(error) = start(*serve, arguments.log_format, &arguments.log_level) {
+            let Serve {
+                arguments,
+                log_format,
+                log_level,
+            } = *serve;
+            if let Err(error) = start(arguments, log_format, &log_level) {
                 tracing::error!("{error:#}");
                 return ExitCode::FAILURE;
             }
@@ -61,7 +71,9 @@ fn start(serve: serve::Arguments, format: Option<LogFormat>, level: &str) -> any
     rustls::crypto::ring::default_provider()
         .install_default()
         .map_err(|_| anyhow::anyhow!("another crypto provider is installed already"))?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(serve::run(serve))
 }
 
@@ -78,9 +90,19 @@ fn start_log(format: Option<LogFormat>, level: &str) {
     let filter = tracing_subscriber::EnvFilter::try_new(level);
     let rejected = filter.as_ref().err().map(ToString::to_string);
     let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json }) {
-        LogFormat::Json => log.json().flatten_event(true).with_current_span(false).init(),
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match format.unwrap_or(if terminal {
+        LogFormat::Text
+    } else {
+        LogFormat::Json
+    }) {
+        LogFormat::Json => log
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .init(),
         LogFormat::Text => log.with_ansi(terminal).init(),
     }
     if let Some(error) = rejected {

@@ -98,6 +98,10 @@ pub struct Arguments {
     /// User that may write the allocation annotations of BatchSandboxes. May be repeated.
     #[arg(long = "operator-user", value_name = "USER")]
     operator_users: Vec<String>,
+    /// Age at which the client of a connection is asked to reconnect, so that connections spread over
+    /// new replicas; up to a quarter is added.
+    #[arg(long, value_parser = duration, default_value = "5m")]
+    connection_age: Duration,
     /// How long to go on serving, not ready, after SIGTERM.
     #[arg(long, value_parser = duration, default_value = "3s")]
     drain_delay: Duration,
@@ -211,6 +215,7 @@ pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
     )?;
 
     let limits = Limits {
+        connection_age: arguments.connection_age,
         drain_delay: arguments.drain_delay,
         drain_timeout: arguments.drain_timeout,
         ..Limits::default()
@@ -326,13 +331,7 @@ fn spawn_certificates(
         server_name: service,
         path: "/healthz".to_owned(),
     };
-    let timing = view::Timing {
-        authority: arguments.ca_validity,
-        leaf: arguments.leaf_validity,
-        settle: arguments.ca_settle,
-        slack: arguments.ca_slack,
-        ..view::Timing::default()
-    };
+    let timing = timing(arguments);
     anyhow::ensure!(
         timing.leaf < timing.authority,
         "--leaf-validity must be less than --ca-validity"
@@ -386,6 +385,24 @@ fn spawn_certificates(
         }
     }
     Ok(())
+}
+
+/// The durations of the self-managed mode: those given, and the others such that they fit them.
+fn timing(arguments: &Arguments) -> view::Timing {
+    let default = view::Timing::default();
+    let authority = arguments.ca_validity;
+    view::Timing {
+        authority,
+        leaf: arguments.leaf_validity,
+        settle: arguments.ca_settle,
+        slack: arguments.ca_slack,
+        // Counts as a part of the authority's life: more of it, and a short one is due when it is made.
+        skew: default.skew.min(authority / 10),
+        // Without the watches too, the Secret is read in time: at least once per slack, and several
+        // times between the rotation's due date and the authority's end.
+        check_interval: default.check_interval.min(arguments.ca_slack / 2).min(authority / 20),
+        ..default
+    }
 }
 
 /// Passes the state of the certificates on to readiness and metrics.

@@ -121,12 +121,15 @@ fn keep_bookkeeping(
         .map(|list| format!("spec.{list}[{}]", labels::TASK_EXECUTOR))
         .filter(|container| added.contains_key(container))
         .collect();
-    parents.retain(|parent| {
-        !containers
+    let goes_with_a_container = |path: &str| {
+        containers
             .iter()
-            .any(|container| parent.starts_with(container))
+            .any(|container| path.starts_with(container))
+    };
+    parents.retain(|parent| !goes_with_a_container(parent));
+    replaced.retain(|path, _| {
+        (added.contains_key(path) || parents.contains(path)) && !goes_with_a_container(path)
     });
-    replaced.retain(|path, _| added.contains_key(path) || parents.contains(path));
 }
 
 /// One injection under way.

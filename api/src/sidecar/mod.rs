@@ -234,6 +234,17 @@ pub enum Decision {
     Sidecar(DecidedBy),
 }
 
+/// As a sentence, for the audit log and for `explain`.
+impl std::fmt::Display for Decision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Disabled(by) => write!(f, "not injected: disabled by the {}", by.words()),
+            Self::InContainer(evidence) => write!(f, "not injected: {evidence}"),
+            Self::Sidecar(by) => write!(f, "injected: enabled by the {}", by.words()),
+        }
+    }
+}
+
 impl Decision {
     /// Whether pods of the template hold the sidecar.
     pub fn has_executor(&self) -> bool {

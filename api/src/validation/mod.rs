@@ -63,18 +63,20 @@ pub struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            path,
-            fault,
-            detail,
-            stage: _,
-        } = self;
+        write!(f, "{}: {}", self.path, self.body())
+    }
+}
+
+impl Problem {
+    /// The problem without its path, which the API server keeps in a field of its own.
+    pub fn body(&self) -> String {
+        let Self { fault, detail, .. } = self;
         match fault {
-            Fault::Required => write!(f, "{path}: Required value: {detail}"),
-            Fault::Invalid(value) => write!(f, "{path}: Invalid value: {value}: {detail}"),
-            Fault::NotSupported(value) => write!(f, "{path}: Unsupported value: {value}: {detail}"),
-            Fault::Duplicate(value) => write!(f, "{path}: Duplicate value: {value}: {detail}"),
-            Fault::Forbidden => write!(f, "{path}: Forbidden: {detail}"),
+            Fault::Required => format!("Required value: {detail}"),
+            Fault::Invalid(value) => format!("Invalid value: {value}: {detail}"),
+            Fault::NotSupported(value) => format!("Unsupported value: {value}: {detail}"),
+            Fault::Duplicate(value) => format!("Duplicate value: {value}: {detail}"),
+            Fault::Forbidden => format!("Forbidden: {detail}"),
         }
     }
 }

@@ -21,7 +21,7 @@ use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use kube::Api;
 use kube::runtime::watcher;
 use opensandbox_tests::LocalCluster;
-use opensandbox_tests::installation::{Installation, NAME, Replica};
+use opensandbox_tests::installation::{Installation, NAME};
 use rustls::client::Resumption;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject as _;

@@ -45,9 +45,9 @@ impl Outcome {
         at(&self.latencies, per_mille)
     }
 
-    /// The same of the time until a call was taken up.
-    pub(crate) fn wait(&self, per_mille: usize) -> Duration {
-        at(&self.waits, per_mille)
+    /// The same of the time until a call was taken up; absent for a closed loop.
+    pub(crate) fn wait(&self, per_mille: usize) -> Option<Duration> {
+        (!self.waits.is_empty()).then(|| at(&self.waits, per_mille))
     }
 
     fn record(&mut self, start: Instant, result: Result<()>) {

@@ -280,8 +280,8 @@ impl Session {
     ) -> Result<Source> {
         let context = Context::open(arguments.kubeconfig.as_deref(), name).await?;
         terminal.note(&format!(
-            "\nContext {}, server {}, Kubernetes {}. Objects go into the namespace {},\nwhich is \
-             deleted in the end, with what this run installs. Nothing else is touched.\n",
+            "\nContext {}, server {}, Kubernetes {}.\nObjects go into the namespace {}, which is \
+             deleted in the end,\nwith what this run installs. Nothing else is touched.\n",
             context.name,
             context.server,
             context.version,
@@ -342,37 +342,37 @@ impl Session {
     /// Says how to use what stays.
     fn stay(&mut self, terminal: &Terminal) -> Result<()> {
         let place = self.place.as_ref().context("the play has a place")?;
-        terminal.note("")?;
+        let kubectl = |context: &Context, args: &[&str]| {
+            let flags = context.shown_flags.iter().map(String::as_str);
+            shell(
+                ["kubectl"]
+                    .into_iter()
+                    .chain(flags)
+                    .chain(args.iter().copied()),
+            )
+        };
         match place {
             Place::Local(cluster) => {
-                terminal.note("It stays as it is. In another shell:\n")?;
-                let kubeconfig = cluster.kubeconfig().display();
-                terminal.note(&format!(
-                    "  export KUBECONFIG={}",
-                    shell([kubeconfig.to_string()])
-                ))?;
+                let kubeconfig = shell([cluster.kubeconfig().display().to_string()]);
+                terminal.note("\nIt stays as it is. In another shell:\n")?;
+                terminal.note(&format!("  export KUBECONFIG={kubeconfig}"))?;
                 if let Some(directory) = kubectl_elsewhere() {
                     terminal.note(&format!("  export PATH=\"$PATH:{}\"", directory.display()))?;
                 }
                 terminal.note("  kubectl get pools")?;
             }
             Place::Context(context) if self.installation.is_some() => {
-                let flags = shell(&context.shown_flags);
-                terminal.note("It stays as it is. In another shell:\n")?;
-                terminal.note(&format!(
-                    "  kubectl {flags} -n {} get pools",
-                    context::NAMESPACE
-                ))?;
+                let get = kubectl(context, &["-n", context::NAMESPACE, "get", "pools"]);
+                terminal.note("\nIt stays as it is. In another shell:\n")?;
+                terminal.note(&format!("  {get}"))?;
             }
             Place::Context(context) => {
-                let flags = shell(&context.shown_flags);
-                terminal.note("It stays as it is. To remove it:\n")?;
-                terminal.note(&format!(
-                    "  kubectl {flags} delete namespace {}",
-                    context::NAMESPACE
-                ))?;
+                let delete = kubectl(context, &["delete", "namespace", context::NAMESPACE]);
+                terminal.note("\nIt stays as it is. To remove it:\n")?;
+                terminal.note(&format!("  {delete}"))?;
                 if self.removal.has_installed() {
-                    terminal.note(&format!("  kubectl {flags} delete -k config/default"))?;
+                    let delete = kubectl(context, &["delete", "-k", "config/default"]);
+                    terminal.note(&format!("  {delete}"))?;
                 }
                 self.removal = Removal::default();
                 self.stays = true;
@@ -410,6 +410,12 @@ impl Session {
         let Some(place) = &self.place else {
             return Ok(false);
         };
+        // Before the removal, or it would make its Secret again.
+        if let Some(installation) = self.installation.take() {
+            for replica in installation.replicas() {
+                replica.program.stop().await?;
+            }
+        }
         if let Place::Context(context) = place
             && !self.removal.is_empty()
         {
@@ -418,11 +424,9 @@ impl Session {
                 terminal.note(&stays).ok();
             }
         }
-        self.installation = None;
-        let nothing = self.stays;
         // Waits until its programs have ended.
         self.place = None;
-        Ok(!nothing)
+        Ok(!self.stays)
     }
 }
 

@@ -4,7 +4,7 @@
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
-use crate::pools::{container, generation, image, lacks, names, pool, record, sandbox};
+use crate::pools::{added, container, generation, image, lacks, names, pool, record, sandbox};
 use crate::site::{Failures, Place, shared};
 
 const FIRST: &str = "registry.example/executor:first";
@@ -32,7 +32,7 @@ fn part(spec: &Value) -> Value {
 fn same(what: &str, before: &Value, after: &Value, failures: &mut Failures) {
     failures.check(before["spec"] == after["spec"], || format!("{what}: {} became {}", before["spec"], after["spec"]));
     failures.check(generation(before) == generation(after), || format!("{what}: generation {:?} became {:?}", generation(before), generation(after)));
-    failures.check(record(before) == record(after), || format!("{what}: record {:?} became {:?}", record(before), record(after)));
+    failures.check(added(before) == added(after), || format!("{what}: record {:?} became {:?}", added(before), added(after)));
 }
 
 #[tokio::test]

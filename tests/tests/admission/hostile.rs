@@ -79,12 +79,12 @@ async fn post(sender: &mut SendRequest<Full<Bytes>>, path: &str, content_type: &
 /// Sends `text` as it is and reads until the webhook closes: what it answered, if anything.
 async fn raw(site: &Site, text: &[u8], then_close: bool) -> Result<String> {
     let mut stream = connect(site).await?;
-    stream.write_all(text).await?;
+    // It may be closed before all is sent. How it ends is not asked; that it ends is.
+    stream.write_all(text).await.ok();
     if then_close {
-        stream.shutdown().await?;
+        stream.shutdown().await.ok();
     }
     let mut answer = Vec::new();
-    // How the connection ends is not asked; that it ends is.
     let read = tokio::time::timeout(BOUND, stream.read_to_end(&mut answer));
     read.await.context("the connection stays open for ever")?.ok();
     Ok(String::from_utf8_lossy(&answer).into_owned())
@@ -234,6 +234,7 @@ async fn memory_stays_bounded_under_many_large_and_slow_requests() -> Result<()>
         // Where there is no room for a body, it is not taken off the wire.
         tokio::time::timeout(Duration::from_millis(100), write).await.map(Result::ok).ok();
         slow.push(stream);
+        eprintln!("{index} {}", site.webhook.replicas()[0].program.rss_bytes()?/1024);
         most = most.max(site.webhook.replicas()[0].program.rss_bytes()?);
     }
     ensure!(most < MOST_MEMORY, "{most} bytes were resident");

@@ -65,6 +65,12 @@ pub(crate) fn record(pool: &Value) -> Option<&str> {
     pool.pointer("/metadata/annotations")?.get(labels::INJECTION_RECORD)?.as_str()
 }
 
+/// What the record lists as added, with origins.
+pub(crate) fn added(pool: &Value) -> Option<Value> {
+    let record: Value = serde_json::from_str(record(pool)?).ok()?;
+    record.get("added").cloned()
+}
+
 /// What an injected Pool lacks: exactly one executor that can work, and a record.
 pub(crate) fn lacks(pool: &Value) -> Vec<String> {
     let mut lacks = Vec::new();
@@ -75,7 +81,9 @@ pub(crate) fn lacks(pool: &Value) -> Vec<String> {
     if pool.pointer("/spec/template/spec/shareProcessNamespace") != Some(&json!(true)) {
         lacks.push("no shareProcessNamespace".to_owned());
     }
-    if executor(pool).is_none_or(|executor| executor["securityContext"] != json!({ "capabilities": { "add": ["SYS_PTRACE"] } })) {
+    let capabilities = executor(pool)
+        .and_then(|executor| executor.pointer("/securityContext/capabilities"));
+    if capabilities != Some(&json!({ "add": ["SYS_PTRACE"] })) {
         lacks.push("no SYS_PTRACE".to_owned());
     }
     if image(pool).is_empty() {

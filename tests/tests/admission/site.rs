@@ -62,12 +62,18 @@ pub(crate) struct Place<'a> {
 }
 
 /// How kubectl ended and what it said.
-#[derive(Debug)]
 pub(crate) struct Said {
-    pub(crate) command: String,
+    command: String,
     pub(crate) code: Option<i32>,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
+}
+
+impl std::fmt::Debug for Said {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { command, code, stdout, stderr } = self;
+        write!(f, "{command}: {code:?}: {stdout} {stderr}")
+    }
 }
 
 impl Said {

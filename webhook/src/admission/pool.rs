@@ -1,7 +1,7 @@
 //! Reviews of Pools.
 
 use opensandbox_api::sidecar::pool::{Context, Mutation, decision, mutate as inject};
-use opensandbox_api::sidecar::{Decision, Settings};
+use opensandbox_api::sidecar::Settings;
 use opensandbox_api::validation::{self, NamespaceFacts, Problem};
 use serde_json::Value;
 
@@ -31,7 +31,7 @@ pub(super) fn mutate(
             if mutation.decision.has_executor() && !mutation.operations.is_empty() {
                 metrics.injected(origin(&mutation, request.namespace(), policy));
             }
-            Answer::patched(mutation.operations, words(&mutation.decision))
+            Answer::patched(mutation.operations, mutation.decision.to_string())
         }
         Ok(_) => Answer::denied("Pool", request.name(), &problems),
         Err(obstacles) => {
@@ -78,14 +78,6 @@ fn problems(pool: &Value, old: Option<&Value>) -> Vec<Problem> {
             validation::new_problems(problems, &validation::pool(old))
         }
         _ => problems,
-    }
-}
-
-fn words(decision: &Decision) -> String {
-    match decision {
-        Decision::Disabled(by) => format!("not injected: disabled by the {}", by.words()),
-        Decision::InContainer(evidence) => format!("not injected: {evidence}"),
-        Decision::Sidecar(by) => format!("injected: enabled by the {}", by.words()),
     }
 }
 

@@ -207,7 +207,7 @@ struct Denial {
     code: u16,
     reason: &'static str,
     message: String,
-    causes: Vec<Cause>,
+    details: Option<Details>,
 }
 
 #[derive(Debug, Serialize)]
@@ -247,7 +247,7 @@ impl Answer {
                 code,
                 reason,
                 message,
-                causes: Vec::new(),
+                details: None,
             }),
             ..Self::default()
         }
@@ -266,7 +266,7 @@ impl Answer {
             .iter()
             .map(|problem| Cause {
                 reason: problem.fault.reason(),
-                message: problem.to_string(),
+                message: problem.body(),
                 field: problem.path.clone(),
             })
             .collect();
@@ -279,7 +279,12 @@ impl Answer {
                 code: 422,
                 reason: "Invalid",
                 message,
-                causes,
+                details: Some(Details {
+                    name: name.to_owned(),
+                    group: opensandbox_api::labels::GROUP,
+                    kind: kind.to_owned(),
+                    causes,
+                }),
             }),
             ..Self::default()
         }
@@ -309,13 +314,13 @@ impl Answer {
                  code,
                  reason,
                  message,
-                 causes,
+                 details,
              }| Status {
                 status: "Failure",
                 code,
                 reason,
                 message,
-                details: (!causes.is_empty()).then_some(Details { causes }),
+                details,
             },
         );
         let patch = (!operations.is_empty()).then(|| {
@@ -393,7 +398,11 @@ struct Status {
     details: Option<Details>,
 }
 
-#[derive(Serialize)]
+/// What kubectl makes "The Pool "x" is invalid:" and a list of.
+#[derive(Debug, Serialize)]
 struct Details {
+    name: String,
+    group: &'static str,
+    kind: String,
     causes: Vec<Cause>,
 }

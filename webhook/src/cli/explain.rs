@@ -186,11 +186,7 @@ fn decided_by(decision: &Decision) -> Option<DecidedBy> {
 /// The decision in the words of the server. `added` says whether the Pool holds an earlier injection.
 fn sentence(decision: &Decision, added: bool, namespace: &str, cluster: &Cluster) -> String {
     let stays = added && !decision.has_executor();
-    let mut sentence = match decision {
-        Decision::Disabled(by) => format!("not injected: disabled by the {}", by.words()),
-        Decision::InContainer(evidence) => format!("not injected: {evidence}"),
-        Decision::Sidecar(by) => format!("injected: enabled by the {}", by.words()),
-    };
+    let mut sentence = decision.to_string();
     if stays {
         sentence.push_str("; what was added before stays");
     }
