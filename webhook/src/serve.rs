@@ -396,11 +396,15 @@ fn timing(arguments: &Arguments) -> view::Timing {
         leaf: arguments.leaf_validity,
         settle: arguments.ca_settle,
         slack: arguments.ca_slack,
-        // Counts as a part of the authority's life: more of it, and a short one is due when it is made.
+        // Four fifths of a life that begins in the past: with too much past, a short-lived authority
+        // would be due for rotation as soon as it is made.
         skew: default.skew.min(authority / 10),
-        // Without the watches too, the Secret is read in time: at least once per slack, and several
-        // times between the rotation's due date and the authority's end.
-        check_interval: default.check_interval.min(arguments.ca_slack / 2).min(authority / 20),
+        // Should a watch be silent, the Secret is still read once per slack, and several times between
+        // the day a rotation is due and the end of the authority.
+        check_interval: default
+            .check_interval
+            .min(arguments.ca_slack / 2)
+            .min(authority / 20),
         ..default
     }
 }

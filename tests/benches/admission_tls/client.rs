@@ -111,7 +111,12 @@ impl Endpoint {
         let mut following = JoinSet::new();
         following.spawn(follow(bundles, replica.probes, sender));
         let seen = Mutex::default();
-        Ok(Self { port: replica.https, published, seen, _following: following })
+        Ok(Self {
+            port: replica.https,
+            published,
+            seen,
+            _following: following,
+        })
     }
 
     /// What is published now.
@@ -125,7 +130,9 @@ impl Endpoint {
     }
 
     async fn connect(&self, config: &Arc<ClientConfig>) -> Result<TlsStream<TcpStream>> {
-        let stream = TcpStream::connect(("127.0.0.1", self.port)).await.context("connect")?;
+        let stream = TcpStream::connect(("127.0.0.1", self.port))
+            .await
+            .context("connect")?;
         stream.set_nodelay(true)?;
         let name = ServerName::IpAddress(IpAddr::V4(Ipv4Addr::from([127, 0, 0, 1])));
         let connector = TlsConnector::from(Arc::clone(config));
@@ -134,7 +141,8 @@ impl Endpoint {
         let shown = session.peer_certificates().and_then(<[_]>::first);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.handshakes += 1;
-        seen.certificates.extend(shown.map(|certificate| certificate.to_vec()));
+        seen.certificates
+            .extend(shown.map(|certificate| certificate.to_vec()));
         drop(seen);
         Ok(stream)
     }
@@ -145,7 +153,10 @@ impl Endpoint {
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         // It ends when the sender is dropped.
         tokio::spawn(connection);
-        Ok(Open { sender, generation: published.generation })
+        Ok(Open {
+            sender,
+            generation: published.generation,
+        })
     }
 
     /// One HTTP/2 connection, as `count` lanes.
@@ -157,7 +168,10 @@ impl Endpoint {
         let stream = TokioIo::new(self.connect(&published.http2).await?);
         let (sender, connection) = http2::handshake(TokioExecutor::new(), stream).await?;
         tokio::spawn(connection);
-        let lane = || Lane::Stream { sender: sender.clone(), port: self.port };
+        let lane = || Lane::Stream {
+            sender: sender.clone(),
+            port: self.port,
+        };
         Ok((0..count).map(|_| lane()).collect())
     }
 }
@@ -168,8 +182,15 @@ fn bundles(client: kube::Client) -> impl Stream<Item = Result<Vec<u8>>> + Send {
     watcher::watch_object(configurations, NAME).map(|configuration| {
         let configuration = configuration?.context("the configuration is gone")?;
         let webhooks = configuration.webhooks.unwrap_or_default();
-        let webhook = webhooks.into_iter().next().context("a configuration has a webhook")?;
-        Ok(webhook.client_config.ca_bundle.context("no bundle is published")?.0)
+        let webhook = webhooks
+            .into_iter()
+            .next()
+            .context("a configuration has a webhook")?;
+        Ok(webhook
+            .client_config
+            .ca_bundle
+            .context("no bundle is published")?
+            .0)
     })
 }
 
@@ -177,7 +198,9 @@ fn bundles(client: kube::Client) -> impl Stream<Item = Result<Vec<u8>>> + Send {
 async fn leaf_expiry(probes: u16) -> Result<String> {
     let url = format!("http://127.0.0.1:{probes}/metrics");
     let (_, metrics) = opensandbox_tests::http::get(&url, None).await?;
-    let value = metrics.lines().find_map(|line| line.strip_prefix(LEAF_EXPIRY));
+    let value = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix(LEAF_EXPIRY));
     Ok(value.context("the webhook says what it serves")?.to_owned())
 }
 
@@ -190,7 +213,12 @@ async fn follow(
 ) {
     let mut look = tokio::time::interval(LOOK);
     loop {
-        let Published { generation, bundle, leaf_expiry: expiry, .. } = sender.borrow().clone();
+        let Published {
+            generation,
+            bundle,
+            leaf_expiry: expiry,
+            ..
+        } = sender.borrow().clone();
         let (bundle_now, expiry_now) = tokio::select! {
             Some(Ok(changed)) = bundles.next() => (changed, expiry.clone()),
             _ = look.tick() => match leaf_expiry(probes).await {
@@ -215,23 +243,36 @@ pub(crate) struct Open {
 /// One call at a time.
 pub(crate) enum Lane {
     /// On a connection that is kept.
-    Kept { endpoint: Arc<Endpoint>, open: Option<Open> },
+    Kept {
+        endpoint: Arc<Endpoint>,
+        open: Option<Open>,
+    },
     /// Each on a connection of its own.
     Fresh { endpoint: Arc<Endpoint> },
     /// On a connection that all streams share.
-    Stream { sender: http2::SendRequest<Full<Bytes>>, port: u16 },
+    Stream {
+        sender: http2::SendRequest<Full<Bytes>>,
+        port: u16,
+    },
 }
 
 impl Lane {
     /// Kept connections, none of them open yet.
     pub(crate) fn kept(endpoint: &Arc<Endpoint>, count: usize) -> Vec<Self> {
-        let lane = || Self::Kept { endpoint: Arc::clone(endpoint), open: None };
+        let lane = || Self::Kept {
+            endpoint: Arc::clone(endpoint),
+            open: None,
+        };
         (0..count).map(|_| lane()).collect()
     }
 
     /// New connections, at most `count` at a time.
     pub(crate) fn fresh(endpoint: &Arc<Endpoint>, count: usize) -> Vec<Self> {
-        (0..count).map(|_| Self::Fresh { endpoint: Arc::clone(endpoint) }).collect()
+        (0..count)
+            .map(|_| Self::Fresh {
+                endpoint: Arc::clone(endpoint),
+            })
+            .collect()
     }
 
     /// Sends a review and checks the answer. Never tried twice.
@@ -245,29 +286,39 @@ impl Lane {
                 Self::Fresh { endpoint } => {
                     let mut open = endpoint.open().await?;
                     let request = http1_request(endpoint.port, review)?;
-                    answered(open.sender.send_request(request).await?, review).await.map(drop)
+                    answered(open.sender.send_request(request).await?, review)
+                        .await
+                        .map(drop)
                 }
                 Self::Stream { sender, port } => {
                     let uri = format!("https://127.0.0.1:{port}{}", review.path);
                     let request = Request::post(uri)
                         .header(header::CONTENT_TYPE, "application/json")
                         .body(review.request())?;
-                    answered(sender.send_request(request).await?, review).await.map(drop)
+                    answered(sender.send_request(request).await?, review)
+                        .await
+                        .map(drop)
                 }
             }
         };
-        tokio::time::timeout(BOUND, call).await.context("no answer in time")?
+        tokio::time::timeout(BOUND, call)
+            .await
+            .context("no answer in time")?
     }
 }
 
 async fn kept(endpoint: &Endpoint, open: &mut Option<Open>, review: &Review) -> Result<()> {
     let generation = endpoint.published.borrow().generation;
     // Taken out, so that a connection on which something failed is not used again.
-    let mut connection = match open.take() {
-        Some(mut open) if open.generation == generation && open.sender.ready().await.is_ok() => {
-            open
-        }
-        _ => endpoint.open().await?,
+    let mut usable = open.take().filter(|open| open.generation == generation);
+    if let Some(open) = &mut usable
+        && open.sender.ready().await.is_err()
+    {
+        usable = None;
+    }
+    let mut connection = match usable {
+        Some(open) => open,
+        None => endpoint.open().await?,
     };
     let request = http1_request(endpoint.port, review)?;
     let stays = answered(connection.sender.send_request(request).await?, review).await?;
@@ -289,5 +340,8 @@ async fn answered(response: http::Response<Incoming>, review: &Review) -> Result
     let body = body.collect().await.context("read the answer")?.to_bytes();
     ensure!(head.status == StatusCode::OK, "{}", head.status);
     review.check(&body)?;
-    Ok(head.headers.get(header::CONNECTION).is_none_or(|value| value != "close"))
+    Ok(head
+        .headers
+        .get(header::CONNECTION)
+        .is_none_or(|value| value != "close"))
 }

@@ -74,7 +74,10 @@ impl Outcome {
 
 fn at(sorted: &[Duration], per_mille: usize) -> Duration {
     let last = sorted.len().saturating_sub(1);
-    sorted.get(last * per_mille / 1000).copied().unwrap_or_default()
+    sorted
+        .get(last * per_mille / 1000)
+        .copied()
+        .unwrap_or_default()
 }
 
 /// Makes the first calls of each lane, so that connections are open and code and memory are warm.
@@ -111,7 +114,10 @@ pub(crate) async fn open_loop(
         running.spawn(async move {
             let mut outcome = Outcome::default();
             loop {
-                due.acquire().await.expect("the semaphore is never closed").forget();
+                due.acquire()
+                    .await
+                    .expect("the semaphore is never closed")
+                    .forget();
                 let call = next.fetch_add(1, Ordering::Relaxed);
                 if call >= total {
                     return outcome;

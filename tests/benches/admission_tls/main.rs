@@ -73,12 +73,19 @@ async fn main() -> Result<()> {
     let mut installation = Installation::install(&cluster, settings).await?;
     start_to_ready(&cluster, &mut installation).await?;
     let reviews: Arc<[Review]> = reviews::of_an_update(&cluster).await?.into();
-    let sizes: Vec<_> = reviews.iter().map(|review| review.body.len().to_string()).collect();
+    let sizes: Vec<_> = reviews
+        .iter()
+        .map(|review| review.body.len().to_string())
+        .collect();
     print(&format!("| bytes of a review | {} |\n", sizes.join(", ")));
 
     let endpoint = Arc::new(Endpoint::of(&cluster, &installation).await?);
-    let bench =
-        Bench { program: &installation.replicas()[0].program, endpoint, reviews, seconds };
+    let bench = Bench {
+        program: &installation.replicas()[0].program,
+        endpoint,
+        reviews,
+        seconds,
+    };
     let failures = bench.run(&cluster).await?;
     ensure!(failures == 0, "{failures} calls failed");
     Ok(())
@@ -91,13 +98,21 @@ fn machine() -> Result<()> {
         Ok::<_, anyhow::Error>(text.trim_end().to_owned())
     };
     let cpuinfo = read("/proc/cpuinfo")?;
-    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split(':').nth(1));
+    let model = cpuinfo
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split(':').nth(1));
     let processors = std::thread::available_parallelism()?;
     let load = read("/proc/loadavg")?;
     let load: Vec<_> = load.split_whitespace().take(3).collect();
     print("| machine | |\n|---|---|");
-    print(&format!("| processors | {processors}, {} |", model.unwrap_or("unknown").trim()));
-    print(&format!("| kernel | {} |", read("/proc/sys/kernel/osrelease")?));
+    print(&format!(
+        "| processors | {processors}, {} |",
+        model.unwrap_or("unknown").trim()
+    ));
+    print(&format!(
+        "| kernel | {} |",
+        read("/proc/sys/kernel/osrelease")?
+    ));
     print(&format!("| load average before | {} |", load.join(", ")));
     Ok(())
 }
@@ -105,7 +120,10 @@ fn machine() -> Result<()> {
 /// Starts the webhook again and again, each time after SIGKILL, on a cluster that knows it.
 async fn start_to_ready(cluster: &LocalCluster, installation: &mut Installation) -> Result<()> {
     let size = std::fs::metadata(programs::webhook()?)?.len();
-    print(&format!("| size of the program | {} MiB |", mebibytes(size)));
+    print(&format!(
+        "| size of the program | {} MiB |",
+        mebibytes(size)
+    ));
     let mut times = Vec::new();
     for _ in 0..RESTARTS {
         installation.replicas()[0].program.kill().await?;
@@ -114,14 +132,22 @@ async fn start_to_ready(cluster: &LocalCluster, installation: &mut Installation)
         let replica = &installation.replicas()[0];
         // Not Replica::ready, which looks every 20 ms.
         while !matches!(replica.get("/readyz").await, Ok((200, _))) {
-            ensure!(start.elapsed() < READY, "not ready: {}", replica.program.log()?);
+            ensure!(
+                start.elapsed() < READY,
+                "not ready: {}",
+                replica.program.log()?
+            );
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         times.push(start.elapsed());
     }
     times.sort_unstable();
     let (median, longest) = (times[RESTARTS / 2], times[RESTARTS - 1]);
-    let times = format!("median {} ms, longest {} ms", millis(median), millis(longest));
+    let times = format!(
+        "median {} ms, longest {} ms",
+        millis(median),
+        millis(longest)
+    );
     print(&format!("| start to ready, {RESTARTS} times | {times} |"));
     Ok(())
 }
@@ -136,9 +162,17 @@ struct Bench<'a> {
 impl Bench<'_> {
     /// All loads, one after the other; how many calls failed.
     async fn run(&self, cluster: &LocalCluster) -> Result<usize> {
-        let Self { program, endpoint, reviews, seconds } = self;
+        let Self {
+            program,
+            endpoint,
+            reviews,
+            seconds,
+        } = self;
         let idle = program.rss_bytes()?;
-        print(&format!("RSS before the first call: {} MiB.\n", mebibytes(idle)));
+        print(&format!(
+            "RSS before the first call: {} MiB.\n",
+            mebibytes(idle)
+        ));
         print(
             "| load | calls | per second | failed | p50 ms | p90 ms | p99 ms | p99.9 ms | max ms \
              | taken up p99 ms | handshakes | CPU µs per call | RSS after MiB | peak MiB |",
@@ -148,27 +182,41 @@ impl Bench<'_> {
         let open = |lanes, rate| load::open_loop(lanes, reviews, rate, *seconds);
         let mut failures = 0;
 
-        let outcome = self.row("kept, 1,000/s", kept(), |lanes| open(lanes, RATE)).await?;
+        let outcome = self
+            .row("kept, 1,000/s", kept(), |lanes| open(lanes, RATE))
+            .await?;
         failures += outcome.failures.len();
         let (p99, rss) = (outcome.latency(990), program.rss_bytes()?);
 
         let published = endpoint.published();
         let rotation = rotate(cluster, published, Duration::from_secs(1) * *seconds / 4);
-        let rotated = self.row("kept, 1,000/s, CA and leaf rotated", kept(), async |lanes| {
-            let (outcome, rotated) = tokio::join!(open(lanes, RATE), rotation);
-            rotated.context("rotate")?;
-            outcome
-        });
+        let rotated = self.row(
+            "kept, 1,000/s, CA and leaf rotated",
+            kept(),
+            async |lanes| {
+                let (outcome, rotated) = tokio::join!(open(lanes, RATE), rotation);
+                rotated.context("rotate")?;
+                outcome
+            },
+        );
         failures += rotated.await?.failures.len();
 
         let fresh = Lane::fresh(endpoint, FRESH_LANES);
-        let outcome = self.row("new connections, 200/s", fresh, |lanes| open(lanes, FRESH_RATE));
+        let outcome = self.row("new connections, 200/s", fresh, |lanes| {
+            open(lanes, FRESH_RATE)
+        });
         failures += outcome.await?.failures.len();
 
         let closed = |lanes| load::closed_loop(lanes, reviews, *seconds);
-        failures += self.row("kept, closed loop, 16", kept(), closed).await?.failures.len();
+        failures += self
+            .row("kept, closed loop, 16", kept(), closed)
+            .await?
+            .failures
+            .len();
         let streams = endpoint.streams(LANES).await?;
-        let outcome = self.row("HTTP/2, closed loop, 16 streams", streams, closed).await?;
+        let outcome = self
+            .row("HTTP/2, closed loop, 16 streams", streams, closed)
+            .await?;
         failures += outcome.failures.len();
 
         print(&format!(
@@ -198,7 +246,9 @@ impl Bench<'_> {
         let cpu = process::cpu_nanoseconds(program)?.saturating_sub(cpu);
         let seen = self.endpoint.take_seen();
         let calls = u32::try_from(outcome.answered())?;
-        let cpu = Duration::from_nanos(cpu).checked_div(calls).unwrap_or_default();
+        let cpu = Duration::from_nanos(cpu)
+            .checked_div(calls)
+            .unwrap_or_default();
         let handshakes = match seen.certificates.len() {
             0 | 1 => seen.handshakes.to_string(),
             leaves => format!("{} ({leaves} certificates)", seen.handshakes),
@@ -236,11 +286,15 @@ async fn rotate(
     let patch = json!({ "metadata": { "annotations": {
         "sandbox.opensandbox.io/rotate": "in the benchmark",
     } } });
-    secrets.patch(CA_SECRET, &PatchParams::default(), &Patch::Merge(patch)).await?;
+    secrets
+        .patch(CA_SECRET, &PatchParams::default(), &Patch::Merge(patch))
+        .await?;
     let rotated = published.wait_for(|now| {
         now.authorities > before.authorities && now.leaf_expiry != before.leaf_expiry
     });
-    tokio::time::timeout(READY, rotated).await.context("the rotation takes too long")??;
+    tokio::time::timeout(READY, rotated)
+        .await
+        .context("the rotation takes too long")??;
     Ok(())
 }
 

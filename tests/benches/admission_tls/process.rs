@@ -11,8 +11,13 @@ pub(crate) fn cpu_nanoseconds(program: &Program) -> Result<u64> {
     let mut total = 0;
     for thread in std::fs::read_dir(format!("/proc/{}/task", program.pid()))? {
         // A thread may end between the two reads.
-        let Ok(text) = std::fs::read_to_string(thread?.path().join("schedstat")) else { continue };
-        let on_cpu = text.split_whitespace().next().context("schedstat is empty")?;
+        let Ok(text) = std::fs::read_to_string(thread?.path().join("schedstat")) else {
+            continue;
+        };
+        let on_cpu = text
+            .split_whitespace()
+            .next()
+            .context("schedstat is empty")?;
         total += on_cpu.parse::<u64>()?;
     }
     Ok(total)

@@ -51,7 +51,11 @@ impl Review {
             .with_context(|| String::from_utf8_lossy(answer).into_owned())?;
         ensure!(response.uid == UID, "answer to another review");
         ensure!(response.allowed, "denied");
-        ensure!(response.patch.is_some() == self.patched, "patched: {}", !self.patched);
+        ensure!(
+            response.patch.is_some() == self.patched,
+            "patched: {}",
+            !self.patched
+        );
         Ok(())
     }
 }
@@ -64,22 +68,54 @@ impl Review {
 pub(crate) async fn of_an_update(cluster: &LocalCluster) -> Result<Vec<Review>> {
     let namespace = cluster.namespace("bench", &[]).await?.name;
     let sent = pool(&namespace);
-    let apply = ["apply", "--server-side", "--show-managed-fields", "-o", "json", "-f", "-"];
-    let stored = cluster.kubectl_with_input(&apply, &sent.to_string()).await?;
+    let apply = [
+        "apply",
+        "--server-side",
+        "--show-managed-fields",
+        "-o",
+        "json",
+        "-f",
+        "-",
+    ];
+    let stored = cluster
+        .kubectl_with_input(&apply, &sent.to_string())
+        .await?;
     let stored: Value = serde_json::from_str(&stored)?;
     let containers = "/spec/template/spec/containers";
-    let count = stored.pointer(containers).and_then(Value::as_array).map_or(0, Vec::len);
-    ensure!(count == 2, "the stored Pool has {count} containers and not two: {stored}");
+    let count = stored
+        .pointer(containers)
+        .and_then(Value::as_array)
+        .map_or(0, Vec::len);
+    ensure!(
+        count == 2,
+        "the stored Pool has {count} containers and not two: {stored}"
+    );
     let mut applied = stored.clone();
-    *applied.pointer_mut(containers).context("a stored Pool has containers")? =
-        sent.pointer(containers).context("a Pool has containers")?.clone();
+    *applied
+        .pointer_mut(containers)
+        .context("a stored Pool has containers")? = sent
+        .pointer(containers)
+        .context("a Pool has containers")?
+        .clone();
     let review = |path, object, patched| {
         let body = review(&namespace, object, &stored).to_string();
-        Review { path, body: Bytes::from(body), patched }
+        Review {
+            path,
+            body: Bytes::from(body),
+            patched,
+        }
     };
     Ok(vec![
-        review("/mutate-sandbox-opensandbox-io-v1alpha1-pool", &applied, true),
-        review("/validate-sandbox-opensandbox-io-v1alpha1-pool", &stored, false),
+        review(
+            "/mutate-sandbox-opensandbox-io-v1alpha1-pool",
+            &applied,
+            true,
+        ),
+        review(
+            "/validate-sandbox-opensandbox-io-v1alpha1-pool",
+            &stored,
+            false,
+        ),
     ])
 }
 

@@ -194,7 +194,7 @@ async fn bytes_that_are_no_request_end_the_connection_and_nothing_else() -> Resu
         ("no HTTP", b"\x16\x03\x01\x02\x00\x01\x00 hello\r\n\r\n".to_vec(), false, &[400]),
         ("a body cut short", announced(1000, "{\"apiVersion\":"), true, &[400]),
         ("an announcement of 9 MiB", announced(9 * 1024 * 1024, ""), false, &[413]),
-        ("an announcement of all there is", announced(u64::MAX - 1, ""), false, &[413]),
+        ("an announcement of all there is", announced(u64::MAX - 1, ""), false, &[400, 413, 431]),
         ("two lengths", format!("{head}content-length: 5\r\ncontent-length: 6\r\n\r\nhello").into_bytes(), false, &[400]),
         ("a wrong chunk", format!("{head}transfer-encoding: chunked\r\n\r\nzz\r\n").into_bytes(), true, &[400]),
         ("headers without end", [head.as_bytes(), &b"x-a: b\r\n".repeat(20_000)].concat(), false, &[400, 431]),
@@ -239,10 +239,13 @@ async fn memory_stays_bounded_under_many_large_and_slow_requests() -> Result<()>
     }
     ensure!(most < MOST_MEMORY, "{most} bytes were resident");
     drop(slow);
-    for _ in 0..20 {
+    for _ in 0..60 {
         // Refused by its length before it is read; the connection may close while it is sent.
         post(&mut sender(&site).await?, MUTATE, "application/json", vec![b' '; 9 * 1024 * 1024]).await.ok();
         most = most.max(site.webhook.replicas()[0].program.rss_bytes()?);
+        let pid = site.webhook.replicas()[0].program.pid();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        eprintln!("{:?}", status.lines().filter(|l| l.starts_with("Rss") || l.starts_with("VmRSS")).collect::<Vec<_>>());
     }
     ensure!(most < MOST_MEMORY, "{most} bytes were resident");
     still_serves(&site).await

@@ -67,9 +67,9 @@ async fn the_api_server_gives_the_same_verdict_as_rust() -> anyhow::Result<()> {
             "rust: {rust:?}\nAPI server: {refusal:?}\n{object}"
         );
         if refusal.is_some() {
-            refused += 1
+            refused += 1;
         } else {
-            allowed += 1
+            allowed += 1;
         }
     }
     anyhow::ensure!(

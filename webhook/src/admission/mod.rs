@@ -104,7 +104,12 @@ impl Admission {
         if let Some(answer) = request.out_of_scope("pools") {
             return self.reply(&request, answer);
         }
-        let namespace = self.shared.facts.namespace(request.namespace()).await;
+        let facts = &self.shared.facts;
+        let installation = self.shared.policy.namespace.as_str();
+        let (namespace, ()) = tokio::join!(
+            facts.namespace(request.namespace()),
+            facts.refresh_images([request.namespace(), installation])
+        );
         let answer = pool::mutate(
             &request,
             &namespace,

@@ -1,7 +1,7 @@
 //! Reviews of Pools.
 
-use opensandbox_api::sidecar::pool::{Context, Mutation, decision, mutate as inject};
 use opensandbox_api::sidecar::Settings;
+use opensandbox_api::sidecar::pool::{Context, Mutation, decision, mutate as inject};
 use opensandbox_api::validation::{self, NamespaceFacts, Problem};
 use serde_json::Value;
 

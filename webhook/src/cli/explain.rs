@@ -290,7 +290,10 @@ fn row(path: &Path, value: &Value, record: &Record) -> Row {
 }
 
 fn executor_key(path: &Path) -> bool {
-    path.last() == Some(opensandbox_api::sidecar::Segment::Key(labels::TASK_EXECUTOR))
+    path.last()
+        == Some(opensandbox_api::sidecar::Segment::Key(
+            labels::TASK_EXECUTOR,
+        ))
 }
 
 /// By what an item is told from the others of its list.

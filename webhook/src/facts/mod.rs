@@ -1,16 +1,17 @@
 //! What the webhook knows of the cluster: labels of namespaces and the images ConfigMaps.
 //!
-//! Kept current by two watches ([`watch`]); a review reads it in memory. A namespace that the watch has
-//! not told of yet (it may be milliseconds old) is asked for once; a ConfigMap is not, since the watch
-//! tells of it before a person can apply the next file.
+//! Kept current by two watches ([`watch`]); a review reads it in memory. Watches are milliseconds late,
+//! and one `kubectl apply` may create a Namespace, its ConfigMap and its Pool within that time. So a
+//! namespace that the watch has not told of is asked for, and so are the ConfigMaps that a Pool may
+//! take its image from, at most once a second each; in between the watch is believed.
 
 pub mod watch;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::core::PartialObjectMeta;
 use opensandbox_api::labels;
 use opensandbox_api::sidecar::{ImagesConfig, Settings};
@@ -20,6 +21,11 @@ use crate::admission::Policy;
 
 /// How long a review waits for a namespace that is not known yet.
 const NAMESPACE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a review waits for a ConfigMap that the watch may be late with.
+const IMAGES_PATIENCE: Duration = Duration::from_millis(500);
+/// How long the watch is believed after a ConfigMap was asked for.
+const IMAGES_FRESH: Duration = Duration::from_secs(1);
 
 /// Shared, current facts. Cheap to clone.
 #[derive(Clone, Default)]
@@ -32,6 +38,11 @@ pub struct Facts {
 struct Known {
     namespaces: HashMap<String, NamespaceFacts>,
     images: HashMap<String, ImagesConfig>,
+    /// When the ConfigMap of a namespace was last asked for.
+    asked: HashMap<String, Instant>,
+    /// How often the watch told of ConfigMaps: an answer to a question that was asked before it told
+    /// something is older than that, and is dropped.
+    told: u64,
 }
 
 impl std::fmt::Debug for Facts {
@@ -88,6 +99,70 @@ impl Facts {
         }
     }
 
+    /// Asks for the images ConfigMaps of these namespaces, unless that was done within the last second.
+    /// What cannot be had in time is left as the watch told it.
+    pub async fn refresh_images(&self, namespaces: [&str; 2]) {
+        let Some(client) = &self.client else { return };
+        let now = Instant::now();
+        let due: Vec<&str> = self.write(|known| {
+            let due = namespaces
+                .into_iter()
+                .filter(|namespace| !namespace.is_empty());
+            due.filter(|namespace| {
+                let asked = known.asked.get(*namespace);
+                let due = asked.is_none_or(|asked| now.duration_since(*asked) >= IMAGES_FRESH);
+                if due {
+                    known.asked.insert((*namespace).to_owned(), now);
+                }
+                due
+            })
+            .collect()
+        });
+        futures::future::join_all(
+            due.into_iter()
+                .map(|namespace| self.ask_for_images(client, namespace)),
+        )
+        .await;
+    }
+
+    async fn ask_for_images(&self, client: &kube::Client, namespace: &str) {
+        let config_maps: kube::Api<ConfigMap> = kube::Api::namespaced(client.clone(), namespace);
+        let told = self.read(|known| known.told);
+        match tokio::time::timeout(
+            IMAGES_PATIENCE,
+            config_maps.get_opt(labels::IMAGES_CONFIG_MAP),
+        )
+        .await
+        {
+            Ok(Ok(Some(config_map))) => {
+                let data = config_map.data.as_ref();
+                let (config, _) =
+                    ImagesConfig::read(namespace, |key| data?.get(key).map(String::as_str));
+                self.answered(told, |images| {
+                    images.insert(namespace.to_owned(), config);
+                });
+            }
+            Ok(Ok(None)) => self.answered(told, |images| {
+                images.remove(namespace);
+            }),
+            Ok(Err(error)) => {
+                tracing::warn!(namespace, %error, "images ConfigMap cannot be read; what the watch told is used");
+            }
+            Err(_) => tracing::warn!(
+                namespace,
+                "images ConfigMap was not answered in time; what the watch told is used"
+            ),
+        }
+    }
+
+    fn answered(&self, told: u64, change: impl FnOnce(&mut HashMap<String, ImagesConfig>)) {
+        self.write(|known| {
+            if known.told == told {
+                change(&mut known.images);
+            }
+        });
+    }
+
     /// Image and key for a Pool in `namespace`.
     pub fn settings(&self, namespace: &str, policy: &Policy) -> Settings {
         self.read(|known| {
@@ -107,7 +182,10 @@ impl Facts {
 
     /// A namespace is gone.
     pub fn remove_namespace(&self, name: &str) {
-        self.write(|known| known.namespaces.remove(name));
+        self.write(|known| {
+            known.namespaces.remove(name);
+            known.asked.remove(name);
+        });
     }
 
     /// Keeps only the named namespaces: what a complete list says.
@@ -117,17 +195,26 @@ impl Facts {
 
     /// The images ConfigMap of a namespace.
     pub fn put_images(&self, config: ImagesConfig) {
-        self.write(|known| known.images.insert(config.namespace.clone(), config));
+        self.write(|known| {
+            known.told += 1;
+            known.images.insert(config.namespace.clone(), config);
+        });
     }
 
     /// The images ConfigMap of a namespace is gone.
     pub fn remove_images(&self, namespace: &str) {
-        self.write(|known| known.images.remove(namespace));
+        self.write(|known| {
+            known.told += 1;
+            known.images.remove(namespace);
+        });
     }
 
     /// Keeps only the named namespaces' ConfigMaps: what a complete list says.
     pub fn retain_images(&self, keep: impl Fn(&str) -> bool) {
-        self.write(|known| known.images.retain(|namespace, _| keep(namespace)));
+        self.write(|known| {
+            known.told += 1;
+            known.images.retain(|namespace, _| keep(namespace));
+        });
     }
 }
 
