@@ -1,11 +1,7 @@
 //! The CRDs in config/crd are those that the types make.
 
 #![cfg(feature = "crd")]
-#![expect(
-    clippy::tests_outside_test_module,
-    clippy::unwrap_used,
-    reason = "an integration test; it fails by unwrapping"
-)]
+#![expect(clippy::tests_outside_test_module, reason = "an integration test")]
 
 use std::path::Path;
 

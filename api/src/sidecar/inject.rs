@@ -99,7 +99,7 @@ fn keep_bookkeeping(
     for earlier in earlier {
         for parent in &earlier.parents {
             let stands = Path::parse(parent).is_some_and(|path| path.get(document).is_some());
-            if stands && !parent.starts_with("pool.") {
+            if stands {
                 record.parents.insert(parent.clone());
             }
         }

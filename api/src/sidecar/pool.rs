@@ -182,12 +182,12 @@ fn annotate(
     if record.added.is_empty() && present.is_none() {
         return Ok(());
     }
+    // An annotations map is not noted as made by us: `kubectl apply` makes one too, and the record shall
+    // not depend on who was first. Only what stood in its place is, if that was not nothing.
     match annotations {
-        Some(Value::Object(_)) => {
+        None => {}
+        Some(Value::Object(map)) if !map.is_empty() => {
             for earlier in old.into_iter().chain([own]) {
-                if earlier.parents.contains(POOL_ANNOTATIONS) {
-                    record.parents.insert(POOL_ANNOTATIONS.to_owned());
-                }
                 if let Some(before) = earlier.replaced.get(POOL_ANNOTATIONS) {
                     record
                         .replaced
@@ -195,14 +195,10 @@ fn annotate(
                 }
             }
         }
-        None => {
-            record.parents.insert(POOL_ANNOTATIONS.to_owned());
-        }
-        Some(Value::Null) => {
-            record.parents.insert(POOL_ANNOTATIONS.to_owned());
+        Some(hollow @ (Value::Object(_) | Value::Null)) => {
             record
                 .replaced
-                .insert(POOL_ANNOTATIONS.to_owned(), Value::Null);
+                .insert(POOL_ANNOTATIONS.to_owned(), hollow.clone());
         }
         Some(value) => return Err(odd("metadata.annotations", value)),
     }

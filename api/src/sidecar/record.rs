@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::Path;
 
-/// What was added. Paths are relative to the pod template, save in `parents`, where
+/// What was added. Paths are relative to the pod template, save in `replaced`, where
 /// `metadata.annotations` of the Pool itself is written as `pool.metadata.annotations`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -26,7 +26,7 @@ pub struct Record {
     pub replaced: BTreeMap<String, Value>,
 }
 
-/// Path under which the Pool's own annotations are listed among the parents.
+/// Path under which `replaced` keeps what stood in the place of the Pool's own annotations.
 pub(super) const POOL_ANNOTATIONS: &str = "pool.metadata.annotations";
 
 impl Record {

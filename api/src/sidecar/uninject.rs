@@ -23,7 +23,7 @@ pub fn uninject(pool: &Value) -> Value {
     }
     if let Some(Value::Object(annotations)) = pool.pointer_mut("/metadata/annotations") {
         annotations.shift_remove(labels::INJECTION_RECORD);
-        if annotations.is_empty() && record.parents.contains(POOL_ANNOTATIONS) {
+        if annotations.is_empty() {
             let before = record.replaced.get(POOL_ANNOTATIONS).cloned();
             if let Some(Value::Object(metadata)) = pool.get_mut("metadata") {
                 match before {
@@ -46,10 +46,7 @@ fn restore(template: &mut Value, record: &Record) {
         take_away(template, text, replaced.get(text), false);
     }
     // The innermost first, so that an outer one is empty when its turn comes.
-    let mut parents: Vec<&String> = parents
-        .iter()
-        .filter(|text| *text != POOL_ANNOTATIONS)
-        .collect();
+    let mut parents: Vec<&String> = parents.iter().collect();
     parents.sort_by_key(|text| {
         std::cmp::Reverse(Path::parse(text).map_or(0, |path| path.segments().count()))
     });
