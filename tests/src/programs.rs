@@ -127,6 +127,13 @@ impl Output {
             .args(["--profile", &self.profile, "--target-dir"])
             .arg(&self.target_directory)
             .current_dir(workspace);
+        // What the Cargo that runs this process told it about its own package. Build scripts (that of
+        // ring) ask to be run again when these differ, and everything above them is then compiled
+        // anew: by this build, and again by the next that a person starts.
+        let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        for name in variables.filter(|name| is_of_a_package(name)) {
+            command.env_remove(name);
+        }
         if let Some(triple) = &self.triple {
             command.args(["--target", triple]);
         }
@@ -143,9 +150,26 @@ impl Output {
     }
 }
 
+/// Whether Cargo sets this variable for the package that it runs, and not a person for Cargo.
+fn is_of_a_package(variable: &str) -> bool {
+    let prefixes = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_EXE_"];
+    let names = ["CARGO_BIN_NAME", "CARGO_CRATE_NAME", "CARGO_PRIMARY_PACKAGE", "OUT_DIR"];
+    prefixes.iter().any(|prefix| variable.starts_with(prefix)) || names.contains(&variable)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn settings_of_cargo_are_not_those_of_a_package() {
+        for name in ["CARGO_PKG_NAME", "CARGO_MANIFEST_DIR", "CARGO_BIN_EXE_demo"] {
+            assert!(is_of_a_package(name), "{name}");
+        }
+        for name in ["CARGO", "CARGO_HOME", "CARGO_TERM_COLOR", "CARGO_PROFILE_DEV_DEBUG", "PATH"] {
+            assert!(!is_of_a_package(name), "{name}");
+        }
+    }
 
     #[test]
     fn output_is_found_from_a_test_and_from_a_program() {

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use opensandbox_tests::cluster::start_or_skip;
+use opensandbox_tests::installation::{self, Installation};
 use opensandbox_tests::{LocalCluster, Settings, kubernetes};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::process::{Child, Command};
@@ -280,5 +281,35 @@ async fn a_cluster_of_the_users_is_left_as_it_was() -> Result<()> {
     );
     let reason = "this user may not create customresourcedefinitions.apiextensions.k8s.io in local";
     ensure!(text(&output.stdout).contains(reason), "{}", both(&output));
-    as_before("after a refusal").await
+    as_before("after a refusal").await?;
+
+    // An installation that does not do what the demo shows.
+    let settings = installation::Settings {
+        args: vec!["--injection-default=disabled".to_owned()],
+        ..installation::Settings::default()
+    };
+    let _installation = Installation::install(&cluster, settings).await?;
+    let installed = inventory(&cluster).await?;
+    let run = Run::start("mismatch", &demo_on(cluster.kubeconfig(), &[])?)?;
+    let output = run.end().await?;
+    ensure!(
+        output.status.code() == Some(1),
+        "{}: {}",
+        output.status,
+        both(&output)
+    );
+    let said = text(&output.stdout);
+    for expected in [
+        "✓ OpenSandbox is installed there, and used as it is",
+        "✗ containers are sandbox and task-executor",
+        r#"expected: ["sandbox", "task-executor"]"#,
+        r#"found:    ["sandbox"]"#,
+    ] {
+        ensure!(said.contains(expected), "{expected:?} is not in\n{said}");
+    }
+    ensure!(
+        installed == inventory(&cluster).await?,
+        "an installation was changed"
+    );
+    Ok(())
 }
