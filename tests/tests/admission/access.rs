@@ -10,14 +10,21 @@ use crate::site::{Failures, shared};
 
 #[tokio::test]
 async fn the_webhook_reads_its_own_settings_and_nothing_else() -> Result<()> {
-    let Some(site) = shared().await? else { return Ok(()) };
+    let Some(site) = shared().await? else {
+        return Ok(());
+    };
     let place = site.place(&[]).await?;
     let mut failures = Failures::default();
     let system = NAMESPACE;
     let elsewhere = place.namespace.clone();
     let account = format!("--as=system:serviceaccount:{NAMESPACE}:{NAME}");
     for (verb, resource, namespace, allowed) in [
-        ("get", "configmaps/opensandbox-images", elsewhere.as_str(), true),
+        (
+            "get",
+            "configmaps/opensandbox-images",
+            elsewhere.as_str(),
+            true,
+        ),
         ("get", "configmaps/opensandbox-images", system, true),
         ("get", "configmaps", &elsewhere, false),
         ("list", "configmaps", &elsewhere, false),
@@ -38,28 +45,69 @@ async fn the_webhook_reads_its_own_settings_and_nothing_else() -> Result<()> {
         ("create", "pods", &elsewhere, false),
         ("get", "nodes", &elsewhere, false),
         ("create", "mutatingwebhookconfigurations", &elsewhere, false),
-        ("patch", "mutatingwebhookconfigurations/opensandbox-webhook", &elsewhere, true),
-        ("patch", "mutatingwebhookconfigurations/another", &elsewhere, false),
-        ("delete", "validatingwebhookconfigurations/opensandbox-webhook", &elsewhere, false),
+        (
+            "patch",
+            "mutatingwebhookconfigurations/opensandbox-webhook",
+            &elsewhere,
+            true,
+        ),
+        (
+            "patch",
+            "mutatingwebhookconfigurations/another",
+            &elsewhere,
+            false,
+        ),
+        (
+            "delete",
+            "validatingwebhookconfigurations/opensandbox-webhook",
+            &elsewhere,
+            false,
+        ),
         ("escalate", "clusterroles", &elsewhere, false),
         ("*", "*", &elsewhere, false),
     ] {
-        let said = place.kubectl(&["auth", "can-i", verb, resource, &account, "--namespace", namespace]).await?;
+        let said = place
+            .kubectl(&[
+                "auth",
+                "can-i",
+                verb,
+                resource,
+                &account,
+                "--namespace",
+                namespace,
+            ])
+            .await?;
         let found = said.stdout.trim() == "yes";
-        failures.check(found == allowed, || format!("{verb} {resource} in {namespace}: {said:?}"));
+        failures.check(found == allowed, || {
+            format!("{verb} {resource} in {namespace}: {said:?}")
+        });
     }
     failures.told()
 }
 
 #[tokio::test]
 async fn the_webhooks_own_token_lists_config_maps_by_that_name_alone() -> Result<()> {
-    let Some(site) = shared().await? else { return Ok(()) };
-    let kubeconfig = site.cluster.service_account_kubeconfig(NAMESPACE, NAME).await?;
+    let Some(site) = shared().await? else {
+        return Ok(());
+    };
+    let kubeconfig = site
+        .cluster
+        .service_account_kubeconfig(NAMESPACE, NAME)
+        .await?;
     let client = client_of(&kubeconfig).await?;
     let config_maps: Api<ConfigMap> = Api::all(client.clone());
-    let by_name = config_maps.list(&ListParams::default().fields("metadata.name=opensandbox-images")).await?;
-    ensure!(by_name.items.iter().any(|found| found.metadata.namespace.as_deref() == Some(NAMESPACE)), "{by_name:?}");
-    let forbidden = |error: kube::Error| matches!(error, kube::Error::Api(status) if status.code == 403);
+    let by_name = config_maps
+        .list(&ListParams::default().fields("metadata.name=opensandbox-images"))
+        .await?;
+    ensure!(
+        by_name
+            .items
+            .iter()
+            .any(|found| found.metadata.namespace.as_deref() == Some(NAMESPACE)),
+        "{by_name:?}"
+    );
+    let forbidden =
+        |error: kube::Error| matches!(error, kube::Error::Api(status) if status.code == 403);
     let all = config_maps.list(&ListParams::default()).await.err();
     ensure!(all.is_some_and(forbidden), "all ConfigMaps could be listed");
     let secrets: Api<Secret> = Api::all(client);

@@ -5,15 +5,16 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use opensandbox_api::labels;
+use opensandbox_tests::wait::{self, Probe};
 use serde_json::{Value, json};
 
-use crate::refusals::{names_path, put};
-use crate::site::{Failures, Place, shared};
+use crate::site::{BOUND, Failures, Place, shared};
+use crate::table::{self, names_path, put};
 
 const OPERATOR: &str = "system:serviceaccount:opensandbox-system:opensandbox-operator";
 
 /// A right one, with tasks, so that the webhook is asked.
-fn sandbox(name: &str) -> Value {
+pub(crate) fn sandbox(name: &str) -> Value {
     json!({
         "apiVersion": "sandbox.opensandbox.io/v1alpha1",
         "kind": "BatchSandbox",
@@ -30,142 +31,38 @@ fn template() -> Value {
     json!({ "spec": { "containers": [{ "name": "main", "image": "ubuntu:22.04" }] } })
 }
 
-/// A pointer and what is put there; nothing means that it is taken away.
+/// Changes of a right object: a pointer, and what is put there; nothing means that it is taken away.
 type Edits = Vec<(&'static str, Option<Value>)>;
-
-struct Wrong {
-    what: &'static str,
-    edits: Edits,
-    /// Paths named; all in one message.
-    paths: &'static [&'static str],
-    /// Whether schema and CEL see it, or the webhook alone.
-    by_schema: bool,
-}
-
-fn schema(what: &'static str, edits: Edits, paths: &'static [&'static str]) -> Wrong {
-    Wrong { what, edits, paths, by_schema: true }
-}
-
-fn webhook(what: &'static str, edits: Edits, paths: &'static [&'static str]) -> Wrong {
-    Wrong { what, edits, paths, by_schema: false }
-}
 
 fn one(pointer: &'static str, value: Value) -> Edits {
     vec![(pointer, Some(value))]
 }
 
-fn by_schema() -> Vec<Wrong> {
-    const COMMAND: &str = "/spec/taskTemplate/spec/process/command";
-    vec![
-        schema("neither poolRef nor template", vec![("/spec/poolRef", None)], &["spec"]),
-        schema("an empty poolRef", one("/spec/poolRef", json!("")), &["spec"]),
-        schema("both", one("/spec/template", template()), &["spec.poolRef"]),
-        schema("negative replicas", one("/spec/replicas", json!(-1)), &["spec.replicas"]),
-        schema("replicas in quotes", one("/spec/replicas", json!("3")), &["spec.replicas"]),
-        schema("too many replicas", one("/spec/replicas", json!(2_147_483_648_i64)), &["spec.replicas"]),
-        schema("pause", one("/spec/pause", json!(true)), &["spec.pause"]),
-        schema("an unknown policy", one("/spec/taskResourcePolicyWhenCompleted", json!("Keep")), &["spec.taskResourcePolicyWhenCompleted"]),
-        schema("an empty command", one(COMMAND, json!([])), &["spec.taskTemplate"]),
-        schema("no command", vec![(COMMAND, None)], &["spec.taskTemplate"]),
-        schema("a command of numbers", one(COMMAND, json!(["sleep", 1])), &["spec.taskTemplate.spec.process.command[1]"]),
-        schema("a command that is a string", one(COMMAND, json!("echo x")), &["spec.taskTemplate.spec.process.command"]),
-        schema("patches without a task", vec![("/spec/taskTemplate", None), ("/spec/shardTaskPatches", Some(json!([{}])))], &["spec.shardTaskPatches"]),
-        schema("a patch that is a string", one("/spec/shardTaskPatches", json!(["x"])), &["spec.shardTaskPatches[0]"]),
-        schema("patches that are an object", one("/spec/shardTaskPatches", json!({ "0": {} })), &["spec.shardTaskPatches"]),
-        schema("no time", one("/spec/expireTime", json!("tomorrow")), &["spec.expireTime"]),
-        schema("a time long ago", one("/spec/expireTime", json!("1969-12-31T23:59:59Z")), &["spec.expireTime"]),
-        schema("a negative life", one("/spec/ttlSecondsAfterFinished", json!(-1)), &["spec.ttlSecondsAfterFinished"]),
-        schema("a negative timeout", one("/spec/taskTemplate/spec/timeoutSeconds", json!(-1)), &["spec.taskTemplate.spec.timeoutSeconds"]),
-        schema("a variable without a name", one("/spec/taskTemplate/spec/process/env", json!([{ "value": "x" }])), &["spec.taskTemplate.spec.process.env[0].name"]),
-        schema("a template without containers", vec![("/spec/poolRef", None), ("/spec/template", Some(json!({ "spec": {} })))], &["spec.template"]),
-        schema("spec missing", vec![("/spec", None)], &["spec"]),
-        schema("a long name", one("/metadata/name", json!("n".repeat(64))), &["metadata.name must"]),
-        schema(
-            "three at once",
-            vec![("/spec/replicas", Some(json!(-1))), ("/spec/ttlSecondsAfterFinished", Some(json!("1h"))), ("/spec/taskResourcePolicyWhenCompleted", Some(json!("x")))],
-            &["spec.replicas", "spec.ttlSecondsAfterFinished", "spec.taskResourcePolicyWhenCompleted"],
-        ),
-        schema(
-            "two rules at once",
-            vec![("/spec/pause", Some(json!(true))), ("/spec/taskTemplate/spec/process/command", Some(json!([])))],
-            &["spec.pause", "spec.taskTemplate"],
-        ),
-    ]
-}
-
-fn by_webhook() -> Vec<Wrong> {
-    vec![
-        webhook("a program without a name", one("/spec/taskTemplate/spec/process/command", json!([""])), &["spec.taskTemplate.spec.process.command[0]"]),
-        webhook("a patch that leaves no command", one("/spec/shardTaskPatches", json!([{}, { "spec": { "process": { "command": null } } }])), &["spec.shardTaskPatches[1].spec.process.command"]),
-        webhook("a patch that spoils a type", one("/spec/shardTaskPatches", json!([{ "spec": { "timeoutSeconds": "1h" } }])), &["spec.shardTaskPatches[0].spec.timeoutSeconds"]),
-        webhook("a patch that replaces the process", one("/spec/shardTaskPatches", json!([{ "spec": { "process": "x" } }])), &["spec.shardTaskPatches[0].spec.process"]),
-        webhook("an unknown directive", one("/spec/shardTaskPatches", json!([{ "spec": { "process": { "$patch": "explode" } } }])), &["spec.shardTaskPatches[0]"]),
-        webhook(
-            "a patch without its merge key",
-            vec![("/spec/poolRef", None), ("/spec/template", Some(template())), ("/spec/shardPatches", Some(json!([{ "spec": { "containers": [{ "image": "x" }] } }])))],
-            &["spec.shardPatches[0]"],
-        ),
-        webhook(
-            "a patch that takes the containers away",
-            vec![("/spec/poolRef", None), ("/spec/template", Some(template())), ("/spec/shardPatches", Some(json!([{}, { "spec": { "containers": [{ "name": "main", "$patch": "delete" }] } }])))],
-            &["spec.shardPatches[1]"],
-        ),
-        webhook("a variable that cannot be", one("/spec/taskTemplate/spec/process/env", json!([{ "name": "A=B", "value": "x" }])), &["spec.taskTemplate.spec.process.env[0].name"]),
-        webhook(
-            "a foreign allocation",
-            one("/metadata/annotations", json!({ "sandbox.opensandbox.io/alloc-status": "{\"pods\":[\"theirs\"]}" })),
-            &["metadata.annotations[sandbox.opensandbox.io/alloc-status]"],
-        ),
-        webhook(
-            "a foreign allocation and a wrong patch",
-            vec![
-                ("/metadata/annotations", Some(json!({ "sandbox.opensandbox.io/alloc-release": "{}", "sandbox.opensandbox.io/alloc-released": "" }))),
-                ("/spec/shardTaskPatches", Some(json!([{ "spec": { "process": { "command": [] } } }]))),
-            ],
-            &[
-                "metadata.annotations[sandbox.opensandbox.io/alloc-release]",
-                "metadata.annotations[sandbox.opensandbox.io/alloc-released]",
-                "spec.shardTaskPatches[0].spec.process.command",
-            ],
-        ),
-    ]
-}
-
-/// The whole table, with the webhook or without.
-pub(crate) async fn check(place: &Place<'_>, with_webhook: bool) -> Result<()> {
-    let mut failures = Failures::default();
-    for (index, Wrong { what, edits, paths, by_schema }) in by_schema().into_iter().chain(by_webhook()).enumerate() {
-        let mut object = sandbox(&format!("wrong-{index}"));
-        for (pointer, value) in &edits {
-            put(&mut object, pointer, value.as_ref());
-        }
-        match place.create(&object, "").await? {
-            Ok(_) => failures.check(!by_schema && !with_webhook, || format!("{what}: accepted")),
-            Err(message) => {
-                failures.check(by_schema || with_webhook, || format!("{what}: refused: {message}"));
-                for path in paths {
-                    failures.check(names_path(&message, path), || format!("{what}: no {path} in: {message}"));
-                }
-            }
-        }
-    }
-    failures.told()
-}
+pub(crate) const TABLE: &str = include_str!("wrong_batch_sandboxes.yaml");
 
 #[tokio::test]
 async fn wrong_batch_sandboxes_are_refused_with_every_reason_of_a_stage() -> Result<()> {
-    let Some(site) = shared().await? else { return Ok(()) };
-    check(&site.place(&[]).await?, true).await
+    let Some(site) = shared().await? else {
+        return Ok(());
+    };
+    table::check(&site.place(&[]).await?, TABLE, sandbox, true).await
 }
 
 #[tokio::test]
 async fn right_batch_sandboxes_are_accepted() -> Result<()> {
-    let Some(site) = shared().await? else { return Ok(()) };
+    let Some(site) = shared().await? else {
+        return Ok(());
+    };
     let place = site.place(&[]).await?;
     let mut failures = Failures::default();
     let no_base: Edits = vec![
         ("/spec/taskTemplate/spec/process/command", None),
-        ("/spec/shardTaskPatches", Some(json!([{ "spec": { "process": { "command": ["a"] } } }, { "spec": { "process": { "command": ["b"] } } }]))),
+        (
+            "/spec/shardTaskPatches",
+            Some(
+                json!([{ "spec": { "process": { "command": ["a"] } } }, { "spec": { "process": { "command": ["b"] } } }]),
+            ),
+        ),
     ];
     let cases: Vec<(&str, Edits)> = vec![
         ("as it is", vec![]),
@@ -173,19 +70,49 @@ async fn right_batch_sandboxes_are_accepted() -> Result<()> {
         ("replicas absent", vec![("/spec/replicas", None)]),
         ("no replicas", one("/spec/replicas", json!(0))),
         ("any pool", one("/spec/poolRef", json!("*"))),
-        ("any pool, with a template", vec![("/spec/poolRef", Some(json!("*"))), ("/spec/template", Some(template()))]),
-        ("a template", vec![("/spec/poolRef", None), ("/spec/template", Some(template()))]),
+        (
+            "any pool, with a template",
+            vec![
+                ("/spec/poolRef", Some(json!("*"))),
+                ("/spec/template", Some(template())),
+            ],
+        ),
+        (
+            "a template",
+            vec![
+                ("/spec/poolRef", None),
+                ("/spec/template", Some(template())),
+            ],
+        ),
         ("every task from its patch", no_base),
         ("not paused", one("/spec/pause", json!(false))),
-        ("retain", one("/spec/taskResourcePolicyWhenCompleted", json!("Retain"))),
-        ("unknown fields of a task", one("/spec/taskTemplate/spec/later", json!({ "a": [1] }))),
-        ("nulls", vec![("/spec/template", Some(json!(null))), ("/spec/shardPatches", Some(json!(null))), ("/spec/shardTaskPatches", Some(json!(null)))]),
+        (
+            "retain",
+            one("/spec/taskResourcePolicyWhenCompleted", json!("Retain")),
+        ),
+        (
+            "unknown fields of a task",
+            one("/spec/taskTemplate/spec/later", json!({ "a": [1] })),
+        ),
+        (
+            "nulls",
+            vec![
+                ("/spec/template", Some(json!(null))),
+                ("/spec/shardPatches", Some(json!(null))),
+                ("/spec/shardTaskPatches", Some(json!(null))),
+            ],
+        ),
         (
             "patches by strategic merge",
             vec![
                 ("/spec/poolRef", None),
                 ("/spec/template", Some(template())),
-                ("/spec/shardPatches", Some(json!([{ "spec": { "containers": [{ "name": "main", "env": [{ "name": "A", "value": "1" }] }] } }]))),
+                (
+                    "/spec/shardPatches",
+                    Some(
+                        json!([{ "spec": { "containers": [{ "name": "main", "env": [{ "name": "A", "value": "1" }] }] } }]),
+                    ),
+                ),
             ],
         ),
     ];
@@ -202,20 +129,38 @@ async fn right_batch_sandboxes_are_accepted() -> Result<()> {
 
 #[tokio::test]
 async fn a_pool_reference_never_changes_save_from_any_to_one() -> Result<()> {
-    let Some(site) = shared().await? else { return Ok(()) };
+    let Some(site) = shared().await? else {
+        return Ok(());
+    };
     let place = site.place(&[]).await?;
     let mut failures = Failures::default();
     let reference = |value: Value| json!({ "spec": { "poolRef": value } });
-    place.create(&sandbox("named"), "").await?.map_err(anyhow::Error::msg)?;
+    place
+        .create(&sandbox("named"), "")
+        .await?
+        .map_err(anyhow::Error::msg)?;
     for value in [json!("other"), json!("*")] {
-        let refusal = place.merge("batchsandboxes", "named", &reference(value.clone())).await?.err().unwrap_or_default();
-        failures.check(names_path(&refusal, "spec.poolRef") && refusal.contains("immutable"), || format!("to {value}: {refusal}"));
+        let refusal = place
+            .merge("batchsandboxes", "named", &reference(value.clone()))
+            .await?
+            .err()
+            .unwrap_or_default();
+        failures.check(
+            names_path(&refusal, "spec.poolRef") && refusal.contains("immutable"),
+            || format!("to {value}: {refusal}"),
+        );
     }
-    let removed = place.merge("batchsandboxes", "named", &reference(Value::Null)).await?;
+    let removed = place
+        .merge("batchsandboxes", "named", &reference(Value::Null))
+        .await?;
     failures.check(removed.is_err(), || "the reference was removed".to_owned());
     let with_template = json!({ "spec": { "poolRef": null, "template": template() } });
-    let replaced = place.merge("batchsandboxes", "named", &with_template).await?;
-    failures.check(replaced.is_err(), || "the reference gave way to a template".to_owned());
+    let replaced = place
+        .merge("batchsandboxes", "named", &with_template)
+        .await?;
+    failures.check(replaced.is_err(), || {
+        "the reference gave way to a template".to_owned()
+    });
 
     for (name, has_template) in [("any", false), ("any-with-template", true)] {
         let mut any = sandbox(name);
@@ -224,12 +169,22 @@ async fn a_pool_reference_never_changes_save_from_any_to_one() -> Result<()> {
             any["spec"]["template"] = template();
         }
         place.create(&any, "").await?.map_err(anyhow::Error::msg)?;
-        let assigned = place.merge("batchsandboxes", name, &reference(json!("chosen"))).await?;
+        let assigned = place
+            .merge("batchsandboxes", name, &reference(json!("chosen")))
+            .await?;
         failures.check(assigned.is_ok(), || format!("{name}: {assigned:?}"));
-        let again = place.merge("batchsandboxes", name, &reference(json!("another"))).await?;
+        let again = place
+            .merge("batchsandboxes", name, &reference(json!("another")))
+            .await?;
         failures.check(again.is_err(), || format!("{name}: assigned twice"));
         // What follows the assignment must still be possible.
-        let labelled = place.merge("batchsandboxes", name, &json!({ "spec": { "replicas": 3 } })).await?;
+        let labelled = place
+            .merge(
+                "batchsandboxes",
+                name,
+                &json!({ "spec": { "replicas": 3 } }),
+            )
+            .await?;
         failures.check(labelled.is_ok(), || format!("{name}: {labelled:?}"));
     }
     failures.told()
@@ -240,12 +195,24 @@ async fn member(place: &Place<'_>, user: &str, groups: &[&str]) -> Result<PathBu
     let kubeconfig = place.site.cluster.kubeconfig_for(user, groups)?;
     let name = format!("member-{}", user.rsplit(':').next().unwrap_or_default());
     let resource = "--resource=batchsandboxes.sandbox.opensandbox.io";
-    place.kubectl(&["create", "role", &name, "--verb=*", resource]).await?.done()?;
+    place
+        .kubectl(&["create", "role", &name, "--verb=*", resource])
+        .await?
+        .done()?;
     let (role, user) = (format!("--role={name}"), format!("--user={user}"));
-    place.kubectl(&["create", "rolebinding", &name, &role, &user]).await?.done()?;
-    opensandbox_tests::wait::until("the role to take effect", crate::site::BOUND, async || {
-        let said = place.kubectl_as(&kubeconfig, &["get", "batchsandboxes"], None).await?;
-        Ok(if said.code == Some(0) { opensandbox_tests::wait::Probe::Done(()) } else { opensandbox_tests::wait::Probe::not_yet(said.stderr) })
+    place
+        .kubectl(&["create", "rolebinding", &name, &role, &user])
+        .await?
+        .done()?;
+    wait::until("the role to take effect", BOUND, async || {
+        let said = place
+            .kubectl_as(&kubeconfig, &["get", "batchsandboxes"], None)
+            .await?;
+        Ok(if said.code == Some(0) {
+            Probe::Done(())
+        } else {
+            Probe::not_yet(said.stderr)
+        })
     })
     .await?;
     Ok(kubeconfig)
@@ -253,11 +220,21 @@ async fn member(place: &Place<'_>, user: &str, groups: &[&str]) -> Result<PathBu
 
 #[tokio::test]
 async fn nobody_but_the_operator_writes_the_allocation() -> Result<()> {
-    let Some(site) = shared().await? else { return Ok(()) };
+    let Some(site) = shared().await? else {
+        return Ok(());
+    };
     let place = site.place(&[]).await?;
-    let groups = ["system:serviceaccounts", "system:serviceaccounts:opensandbox-system"];
+    let groups = [
+        "system:serviceaccounts",
+        "system:serviceaccounts:opensandbox-system",
+    ];
     let operator = member(&place, OPERATOR, &groups).await?;
-    let upstream = member(&place, "system:serviceaccount:opensandbox-system:opensandbox-controller-manager", &groups).await?;
+    let upstream = member(
+        &place,
+        "system:serviceaccount:opensandbox-system:opensandbox-controller-manager",
+        &groups,
+    )
+    .await?;
     let jane = member(&place, "jane", &[]).await?;
     let administrator = site.cluster.kubeconfig().to_owned();
     let mut failures = Failures::default();
@@ -266,18 +243,33 @@ async fn nobody_but_the_operator_writes_the_allocation() -> Result<()> {
         if !with_tasks {
             put(&mut object, "/spec/taskTemplate", None);
         }
-        place.create(&object, "").await?.map_err(anyhow::Error::msg)?;
+        place
+            .create(&object, "")
+            .await?
+            .map_err(anyhow::Error::msg)?;
         let annotate = async |who: &PathBuf, annotation: &str| {
-            place.kubectl_as(who, &["annotate", "--overwrite", "batchsandbox", name, annotation], None).await
+            place
+                .kubectl_as(
+                    who,
+                    &["annotate", "--overwrite", "batchsandbox", name, annotation],
+                    None,
+                )
+                .await
         };
-        for key in [labels::ALLOC_STATUS, labels::ALLOC_RELEASE, labels::ALLOC_RELEASED] {
+        for key in [
+            labels::ALLOC_STATUS,
+            labels::ALLOC_RELEASE,
+            labels::ALLOC_RELEASED,
+        ] {
             let mine = format!("{key}={{\"pods\":[\"mine\"]}}");
             let ours = format!("{key}={{\"pods\":[\"ours\"]}}");
             let gone = format!("{key}-");
             let path = format!("metadata.annotations[{key}]: Forbidden");
             for (who, what) in [(&jane, &mine), (&administrator, &mine)] {
                 let said = annotate(who, what).await?;
-                failures.check(said.code == Some(1) && said.stderr.contains(&path), || format!("{said:?}"));
+                failures.check(said.code == Some(1) && said.stderr.contains(&path), || {
+                    format!("{said:?}")
+                });
             }
             for who in [&operator, &upstream] {
                 let said = annotate(who, if who == &operator { &mine } else { &ours }).await?;
@@ -285,14 +277,35 @@ async fn nobody_but_the_operator_writes_the_allocation() -> Result<()> {
             }
             for what in [&mine, &gone] {
                 let said = annotate(&jane, what).await?;
-                failures.check(said.code == Some(1) && said.stderr.contains(&path), || format!("{said:?}"));
+                failures.check(said.code == Some(1) && said.stderr.contains(&path), || {
+                    format!("{said:?}")
+                });
             }
         }
         let others = annotate(&jane, "example.com/note=x").await?;
-        failures.check(others.code == Some(0), || format!("other annotations: {others:?}"));
-        let replicas = place.kubectl_as(&jane, &["patch", "batchsandbox", name, "--type=merge", "--patch", r#"{"spec":{"replicas":5}}"#], None).await?;
-        failures.check(replicas.code == Some(0), || format!("another field: {replicas:?}"));
-        let deleted = place.kubectl_as(&jane, &["delete", "batchsandbox", name], None).await?;
+        failures.check(others.code == Some(0), || {
+            format!("other annotations: {others:?}")
+        });
+        let replicas = place
+            .kubectl_as(
+                &jane,
+                &[
+                    "patch",
+                    "batchsandbox",
+                    name,
+                    "--type=merge",
+                    "--patch",
+                    r#"{"spec":{"replicas":5}}"#,
+                ],
+                None,
+            )
+            .await?;
+        failures.check(replicas.code == Some(0), || {
+            format!("another field: {replicas:?}")
+        });
+        let deleted = place
+            .kubectl_as(&jane, &["delete", "batchsandbox", name], None)
+            .await?;
         failures.check(deleted.code == Some(0), || format!("{deleted:?}"));
     }
     failures.told()
@@ -300,7 +313,9 @@ async fn nobody_but_the_operator_writes_the_allocation() -> Result<()> {
 
 #[tokio::test]
 async fn secrets_in_a_task_are_not_repeated_in_a_refusal() -> Result<()> {
-    let Some(site) = shared().await? else { return Ok(()) };
+    let Some(site) = shared().await? else {
+        return Ok(());
+    };
     let place = site.place(&[]).await?;
     let mut object = sandbox("secret");
     object["spec"]["shardTaskPatches"] = json!([

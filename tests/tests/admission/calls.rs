@@ -8,8 +8,10 @@ use opensandbox_tests::cluster::start_or_skip;
 use opensandbox_tests::installation::{self, Installation};
 use serde_json::{Value, json};
 
-use crate::pools::{labelled, lacks, names, pool};
-use crate::site::{Failures, Place, Site, own};
+use crate::batch_sandboxes::sandbox;
+use crate::pools::{self, labelled, lacks, names, pool};
+use crate::site::{Failures, Place, Site, file, own};
+use crate::table::put;
 
 /// Reviews answered so far: of the mutating webhook of Pools, the validating one, and that of
 /// BatchSandboxes.
@@ -17,174 +19,408 @@ async fn calls(site: &Site) -> Result<[u64; 3]> {
     let (_, text) = site.webhook.replicas()[0].get("/metrics").await?;
     let mut counts = BTreeMap::<&str, u64>::new();
     for line in text.lines() {
-        let Some(rest) = line.strip_prefix("opensandbox_webhook_admission_requests_total{") else { continue };
+        let Some(rest) = line.strip_prefix("opensandbox_webhook_admission_requests_total{") else {
+            continue;
+        };
         let (series, count) = rest.rsplit_once(' ').context("a sample has a value")?;
         let name = ["mutate-sandbox", "v1alpha1-pool", "batchsandbox"];
-        let which = if series.contains(name[0]) { "mutate" } else if series.contains(name[2]) { "sandbox" } else { "validate" };
+        let which = if series.contains(name[0]) {
+            "mutate"
+        } else if series.contains(name[2]) {
+            "sandbox"
+        } else {
+            "validate"
+        };
         *counts.entry(which).or_default() += count.parse::<u64>()?;
     }
-    Ok(["mutate", "validate", "sandbox"].map(|which| counts.get(which).copied().unwrap_or_default()))
+    Ok(["mutate", "validate", "sandbox"]
+        .map(|which| counts.get(which).copied().unwrap_or_default()))
 }
 
-/// Runs kubectl and tells how many calls it cost.
-async fn cost(place: &Place<'_>, args: &[&str], input: Option<&Value>) -> Result<[u64; 3]> {
+/// Runs kubectl, words apart by spaces, and tells how many calls it cost.
+async fn cost(place: &Place<'_>, command: &str, input: Option<&Value>) -> Result<[u64; 3]> {
+    let args: Vec<_> = command.split(' ').collect();
     let before = calls(place.site).await?;
     match input {
-        Some(object) => place.feed(args, object).await?.done()?,
-        None => place.kubectl(args).await?.done()?,
+        Some(object) => place.feed(&args, object).await?.done()?,
+        None => place.kubectl(&args).await?.done()?,
     };
     let after = calls(place.site).await?;
     Ok([0, 1, 2].map(|index| after[index] - before[index]))
 }
 
+const POOL_STATUS: &str = r#"{"status":{"total":1,"allocated":0,"available":1,"revision":"x"}}"#;
+const SANDBOX_STATUS: &str = r#"{"status":{"replicas":1,"allocated":0,"ready":0,"taskFailed":0,"taskPending":0,"taskRunning":0,"taskSucceed":0,"taskUnknown":0}}"#;
+const MERGE: &str = "--type=merge --patch";
+
+/// What is done to stored objects, and the calls it costs: mutation and validation of Pools, validation
+/// of BatchSandboxes.
+fn commands() -> Vec<(&'static str, String, [u64; 3])> {
+    let (record, upgrade) = (labels::INJECTION_RECORD, labels::INJECTION_UPGRADE);
+    let patch = |spec: &str| format!("patch pool injected {MERGE} {{\"spec\":{{{spec}}}}}");
+    vec![
+        (
+            "an opted-out Pool",
+            format!(
+                r#"patch pool out {MERGE} {{"spec":{{"template":{{"spec":{{"hostNetwork":true}}}}}}}}"#
+            ),
+            [0, 0, 0],
+        ),
+        (
+            "a write of status",
+            format!("patch pool injected --subresource=status {MERGE} {POOL_STATUS}"),
+            [0, 0, 0],
+        ),
+        (
+            "an annotation",
+            "annotate pool injected example.com/a=b".to_owned(),
+            [0, 0, 0],
+        ),
+        (
+            "a finalizer",
+            format!(
+                r#"patch pool injected {MERGE} {{"metadata":{{"finalizers":["example.com/wait"]}}}}"#
+            ),
+            [0, 0, 0],
+        ),
+        (
+            "a label",
+            "label pool injected example.com/a=b".to_owned(),
+            [0, 1, 0],
+        ),
+        (
+            "capacity",
+            patch(r#""capacitySpec":{"poolMax":20}"#),
+            [0, 1, 0],
+        ),
+        (
+            "a strategy",
+            patch(r#""scaleStrategy":{"maxUnavailable":"10%"}"#),
+            [0, 1, 0],
+        ),
+        (
+            "the template",
+            patch(r#""template":{"spec":{"nodeSelector":{"a":"b"}}}"#),
+            [1, 1, 0],
+        ),
+        (
+            "an upgrade without a new image",
+            format!("annotate pool injected {upgrade}=1"),
+            [1, 0, 0],
+        ),
+        (
+            "the record",
+            format!("annotate pool injected {record}-"),
+            [1, 0, 0],
+        ),
+        (
+            "a deletion that waits",
+            "delete pool injected --wait=false".to_owned(),
+            [0, 0, 0],
+        ),
+        (
+            "its last update",
+            format!(r#"patch pool injected {MERGE} {{"metadata":{{"finalizers":[]}}}}"#),
+            [0, 0, 0],
+        ),
+        (
+            "a plain BatchSandbox",
+            format!(r#"patch batchsandbox plain {MERGE} {{"spec":{{"replicas":4}}}}"#),
+            [0, 0, 0],
+        ),
+        (
+            "one with tasks",
+            format!(r#"patch batchsandbox tasks {MERGE} {{"spec":{{"replicas":4}}}}"#),
+            [0, 0, 1],
+        ),
+        (
+            "its annotation",
+            "annotate batchsandbox tasks a=b".to_owned(),
+            [0, 0, 0],
+        ),
+        (
+            "its status",
+            format!("patch batchsandbox tasks --subresource=status {MERGE} {SANDBOX_STATUS}"),
+            [0, 0, 0],
+        ),
+    ]
+}
+
 #[tokio::test]
 async fn only_what_the_webhook_can_change_or_judge_costs_a_call() -> Result<()> {
-    let Some(site) = own().await? else { return Ok(()) };
+    let Some(site) = own().await? else {
+        return Ok(());
+    };
     let place = site.place(&[]).await?;
     let quiet = site.place(&[(labels::INJECTION, "disabled")]).await?;
+    let mut plain = sandbox("plain");
+    put(&mut plain, "/spec/taskTemplate", None);
+    let mut nulls = sandbox("nulls");
+    for pointer in [
+        "/spec/taskTemplate",
+        "/spec/shardPatches",
+        "/spec/shardTaskPatches",
+    ] {
+        put(&mut nulls, pointer, Some(&Value::Null));
+    }
     let mut failures = Failures::default();
-    let apply = ["apply", "-f", "-"];
-    let merge = |patch: &'static str| ["patch", "pool", "injected", "--type=merge", "--patch", patch];
     let mut check = |what: &str, found: [u64; 3], expected: [u64; 3]| {
-        failures.check(found == expected, || format!("{what}: {found:?} instead of {expected:?}"));
-    };
-
-    check("an opted-out Pool", cost(&place, &apply, Some(&labelled("out", "disabled"))).await?, [0, 0, 0]);
-    check("its update", cost(&place, &["patch", "pool", "out", "--type=merge", "--patch", r#"{"spec":{"template":{"spec":{"hostNetwork":true}}}}"#], None).await?, [0, 0, 0]);
-    check("a Pool in an opted-out namespace", cost(&quiet, &apply, Some(&pool("out"))).await?, [0, 1, 0]);
-    check("an opted-in Pool there", cost(&quiet, &apply, Some(&labelled("in", "enabled"))).await?, [1, 1, 0]);
-    check("an injected Pool", cost(&place, &apply, Some(&pool("injected"))).await?, [1, 1, 0]);
-    check("a labelled Pool", cost(&place, &apply, Some(&labelled("labelled", "enabled"))).await?, [1, 1, 0]);
-
-    let status = r#"{"status":{"total":1,"allocated":0,"available":1,"revision":"x"}}"#;
-    check("a write of status", cost(&place, &["patch", "pool", "injected", "--subresource=status", "--type=merge", "--patch", status], None).await?, [0, 0, 0]);
-    check("an annotation", cost(&place, &["annotate", "pool", "injected", "example.com/a=b"], None).await?, [0, 0, 0]);
-    check("a finalizer", cost(&place, &merge(r#"{"metadata":{"finalizers":["example.com/wait"]}}"#), None).await?, [0, 0, 0]);
-    check("a label", cost(&place, &["label", "pool", "injected", "example.com/a=b"], None).await?, [0, 1, 0]);
-    check("capacity", cost(&place, &merge(r#"{"spec":{"capacitySpec":{"poolMax":20}}}"#), None).await?, [0, 1, 0]);
-    check("a strategy", cost(&place, &merge(r#"{"spec":{"scaleStrategy":{"maxUnavailable":"10%"}}}"#), None).await?, [0, 1, 0]);
-    check("the template", cost(&place, &merge(r#"{"spec":{"template":{"spec":{"nodeSelector":{"a":"b"}}}}}"#), None).await?, [1, 1, 0]);
-    let upgrade = format!("{}=1", labels::INJECTION_UPGRADE);
-    check("an upgrade without a new image", cost(&place, &["annotate", "pool", "injected", &upgrade], None).await?, [1, 0, 0]);
-    let removal = format!("{}-", labels::INJECTION_RECORD);
-    check("the record", cost(&place, &["annotate", "pool", "injected", &removal], None).await?, [1, 0, 0]);
-    check("a deletion that waits", cost(&place, &["delete", "pool", "injected", "--wait=false"], None).await?, [0, 0, 0]);
-    check("its last update", cost(&place, &merge(r#"{"metadata":{"finalizers":[]}}"#), None).await?, [0, 0, 0]);
-
-    let sandbox_status = r#"{"status":{"replicas":1,"allocated":0,"ready":0,"taskFailed":0,"taskPending":0,"taskRunning":0,"taskSucceed":0,"taskUnknown":0}}"#;
-    let sandbox = |name: &str, extra: Value| {
-        let mut object = json!({
-            "apiVersion": "sandbox.opensandbox.io/v1alpha1", "kind": "BatchSandbox",
-            "metadata": { "name": name }, "spec": { "replicas": 1, "poolRef": "p" },
+        failures.check(found == expected, || {
+            format!("{what}: {found:?} instead of {expected:?}")
         });
-        object["spec"].as_object_mut().expect("an object").extend(extra.as_object().cloned().unwrap_or_default());
-        object
     };
-    let task = json!({ "taskTemplate": { "spec": { "process": { "command": ["a"] } } } });
-    check("a plain BatchSandbox", cost(&place, &apply, Some(&sandbox("plain", json!({})))).await?, [0, 0, 0]);
-    check("its update", cost(&place, &["patch", "batchsandbox", "plain", "--type=merge", "--patch", r#"{"spec":{"replicas":4}}"#], None).await?, [0, 0, 0]);
-    check("nulls", cost(&place, &apply, Some(&sandbox("nulls", json!({ "taskTemplate": null, "shardPatches": null })))).await?, [0, 0, 0]);
-    check("one with tasks", cost(&place, &apply, Some(&sandbox("tasks", task))).await?, [0, 0, 1]);
-    check("its annotation", cost(&place, &["annotate", "batchsandbox", "tasks", "a=b"], None).await?, [0, 0, 0]);
-    check("its status", cost(&place, &["patch", "batchsandbox", "tasks", "--subresource=status", "--type=merge", "--patch", sandbox_status], None).await?, [0, 0, 0]);
-    check("a server's dry run", cost(&place, &["apply", "--dry-run=server", "-f", "-"], Some(&pool("dry"))).await?, [1, 1, 0]);
+    for (what, place, object, expected) in [
+        (
+            "an opted-out Pool",
+            &place,
+            labelled("out", "disabled"),
+            [0, 0, 0],
+        ),
+        (
+            "a Pool in an opted-out namespace",
+            &quiet,
+            pool("out"),
+            [0, 1, 0],
+        ),
+        (
+            "an opted-in Pool there",
+            &quiet,
+            labelled("in", "enabled"),
+            [1, 1, 0],
+        ),
+        ("an injected Pool", &place, pool("injected"), [1, 1, 0]),
+        (
+            "a labelled Pool",
+            &place,
+            labelled("labelled", "enabled"),
+            [1, 1, 0],
+        ),
+        ("a plain BatchSandbox", &place, plain, [0, 0, 0]),
+        ("one with nulls", &place, nulls, [0, 0, 0]),
+        ("one with tasks", &place, sandbox("tasks"), [0, 0, 1]),
+    ] {
+        check(
+            what,
+            cost(place, "apply --dry-run=server -f -", Some(&object)).await?,
+            expected,
+        );
+        check(
+            what,
+            cost(place, "apply -f -", Some(&object)).await?,
+            expected,
+        );
+    }
+    for (what, command, expected) in commands() {
+        let what = format!("update: {what}");
+        check(&what, cost(&place, &command, None).await?, expected);
+    }
     failures.told()
 }
 
 /// Takes the schemas out of the CRDs: what a cluster may have stored before.
 fn loose(mut crd: Value) -> Value {
     for version in crd["spec"]["versions"].as_array_mut().into_iter().flatten() {
-        version["schema"]["openAPIV3Schema"] = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
+        version["schema"]["openAPIV3Schema"] =
+            json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
     }
     crd
 }
 
 fn odd_pools() -> Vec<(&'static str, Value)> {
     let capacity = json!({ "bufferMin": 0, "bufferMax": 1, "poolMin": 0, "poolMax": 2 });
-    let template = json!({ "spec": { "containers": [crate::pools::sandbox()] } });
+    let template = json!({ "spec": { "containers": [pools::sandbox()] } });
     vec![
-        ("right", json!({ "template": template, "capacitySpec": capacity })),
-        ("template-null", json!({ "template": null, "capacitySpec": capacity })),
+        (
+            "right",
+            json!({ "template": template, "capacitySpec": capacity }),
+        ),
+        (
+            "template-null",
+            json!({ "template": null, "capacitySpec": capacity }),
+        ),
         ("template-missing", json!({ "capacitySpec": capacity })),
-        ("template-empty", json!({ "template": {}, "capacitySpec": capacity })),
-        ("template-spec-null", json!({ "template": { "spec": null }, "capacitySpec": capacity })),
-        ("template-a-string", json!({ "template": "pod", "capacitySpec": capacity })),
-        ("containers-null", json!({ "template": { "spec": { "containers": null } }, "capacitySpec": capacity })),
+        (
+            "template-empty",
+            json!({ "template": {}, "capacitySpec": capacity }),
+        ),
+        (
+            "template-spec-null",
+            json!({ "template": { "spec": null }, "capacitySpec": capacity }),
+        ),
+        (
+            "template-a-string",
+            json!({ "template": "pod", "capacitySpec": capacity }),
+        ),
+        (
+            "containers-null",
+            json!({ "template": { "spec": { "containers": null } }, "capacitySpec": capacity }),
+        ),
         ("capacity-missing", json!({ "template": template })),
-        ("capacity-null", json!({ "template": template, "capacitySpec": null })),
+        (
+            "capacity-null",
+            json!({ "template": template, "capacitySpec": null }),
+        ),
         ("spec-empty", json!({})),
         ("spec-null", Value::Null),
         ("spec-a-list", json!([])),
         ("spec-a-string", json!("x")),
-        ("bounds", json!({ "template": template, "capacitySpec": { "bufferMin": 9, "bufferMax": 1, "poolMin": 0, "poolMax": 2 } })),
+        (
+            "bounds",
+            json!({ "template": template, "capacitySpec": { "bufferMin": 9, "bufferMax": 1, "poolMin": 0, "poolMax": 2 } }),
+        ),
     ]
 }
 
-/// Objects that somebody stored before the rules existed are looked after like all others.
-#[tokio::test]
-async fn odd_stored_objects_never_make_a_match_condition_fail() -> Result<()> {
-    let Some(cluster) = start_or_skip(opensandbox_tests::Settings::default()).await? else { return Ok(()) };
-    for plural in ["pools", "batchsandboxes"] {
-        let text = crate::site::file(&format!("config/crd/{plural}.sandbox.opensandbox.io.yaml"))?;
-        let crd: Value = serde_saphyr::from_str(&text)?;
-        cluster.kubectl_with_input(&["apply", "--server-side", "-f", "-"], &loose(crd).to_string()).await?;
-    }
-    cluster.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"]).await?;
-    cluster.kubectl(&["create", "namespace", "odd"]).await?;
-    let api = "sandbox.opensandbox.io/v1alpha1";
-    for (name, spec) in odd_pools() {
-        let object = json!({ "apiVersion": api, "kind": "Pool", "metadata": { "name": name }, "spec": spec });
-        cluster.kubectl_with_input(&["create", "--namespace=odd", "-f", "-"], &object.to_string()).await?;
-        let sandbox = json!({ "apiVersion": api, "kind": "BatchSandbox", "metadata": { "name": name }, "spec": spec });
-        cluster.kubectl_with_input(&["create", "--namespace=odd", "-f", "-"], &sandbox.to_string()).await?;
-    }
-    let without = json!({ "apiVersion": api, "kind": "Pool", "metadata": { "name": "no-spec" } });
-    cluster.kubectl_with_input(&["create", "--namespace=odd", "-f", "-"], &without.to_string()).await?;
+const API: &str = "sandbox.opensandbox.io/v1alpha1";
 
-    let webhook = Installation::install(&cluster, installation::Settings::default()).await?;
-    let site = Site { webhook, cluster };
-    let place = site.existing("odd").await?;
-    let mut failures = Failures::default();
-    let all = odd_pools().into_iter().map(|(name, _)| name).chain(["no-spec"]);
-    let upgrade = format!("{}=1", labels::INJECTION_UPGRADE);
-    let (enabled, disabled) = (format!("{}=enabled", labels::INJECTION), format!("{}=disabled", labels::INJECTION));
-    for name in all {
-        let pool: Vec<Vec<&str>> = vec![
-            vec!["annotate", "pool", name, "a=b"],
-            vec!["annotate", "pool", name, &upgrade],
-            vec!["label", "pool", name, "a=b"],
-            vec!["label", "pool", name, &enabled],
-            vec!["label", "--overwrite", "pool", name, &disabled],
-            vec!["patch", "pool", name, "--subresource=status", "--type=merge", "--patch", r#"{"status":{"total":1,"allocated":0,"available":1,"revision":"x"}}"#],
-            vec!["patch", "pool", name, "--type=merge", "--patch", r#"{"spec":{"capacitySpec":{"poolMax":30}}}"#],
-            vec!["patch", "pool", name, "--type=merge", "--patch", r#"{"spec":{"template":null}}"#],
-            vec!["patch", "pool", name, "--type=json", "--patch", r#"[{"op":"add","path":"/metadata/finalizers","value":["example.com/wait"]}]"#],
-            vec!["delete", "pool", name, "--wait=false"],
-            vec!["patch", "pool", name, "--type=json", "--patch", r#"[{"op":"remove","path":"/metadata/finalizers"}]"#],
-        ];
-        let sandbox: Vec<Vec<&str>> = vec![
-            vec!["annotate", "batchsandbox", name, "a=b"],
-            vec!["annotate", "batchsandbox", name, "sandbox.opensandbox.io/alloc-status={}"],
-            vec!["patch", "batchsandbox", name, "--type=merge", "--patch", r#"{"spec":{"replicas":3}}"#],
-            vec!["delete", "batchsandbox", name],
-        ];
-        let sandbox = if name == "no-spec" { Vec::new() } else { sandbox };
-        for args in pool.into_iter().chain(sandbox) {
-            let said = place.kubectl(&args).await?;
-            let text = said.stderr.to_lowercase();
-            let bad = ["matchcondition", "match condition", "expression", "no such key", "no such overload", "failed calling", "panic"];
-            failures.check(!bad.iter().any(|bad| text.contains(bad)), || format!("{name}: {said:?}"));
-            // What touches neither spec nor labels must not be refused for what was stored before.
-            let harmless = matches!(args[0], "delete") || args.contains(&"--subresource=status") || args.contains(&"/metadata/finalizers");
-            // A type that no schema of this API ever allowed is refused by the API server itself.
-            let never_allowed = ["template-a-string", "spec-a-list", "spec-a-string"].contains(&name);
-            failures.check(!harmless || never_allowed || said.code == Some(0), || format!("{name}: {said:?}"));
+/// A cluster where odd objects of both kinds were stored before the rules existed.
+async fn with_odd_objects() -> Result<Option<Site>> {
+    let Some(cluster) = start_or_skip(opensandbox_tests::Settings::default()).await? else {
+        return Ok(None);
+    };
+    for plural in ["pools", "batchsandboxes"] {
+        let text = file(&format!("config/crd/{plural}.sandbox.opensandbox.io.yaml"))?;
+        let crd = loose(serde_saphyr::from_str(&text)?).to_string();
+        cluster
+            .kubectl_with_input(&["apply", "--server-side", "-f", "-"], &crd)
+            .await?;
+    }
+    let established = [
+        "wait",
+        "--for=condition=Established",
+        "crd",
+        "--all",
+        "--timeout=30s",
+    ];
+    cluster.kubectl(&established).await?;
+    cluster.kubectl(&["create", "namespace", "odd"]).await?;
+    let mut objects =
+        vec![json!({ "apiVersion": API, "kind": "Pool", "metadata": { "name": "no-spec" } })];
+    for (name, spec) in odd_pools() {
+        for kind in ["Pool", "BatchSandbox"] {
+            objects.push(json!({ "apiVersion": API, "kind": kind, "metadata": { "name": name }, "spec": spec }));
         }
     }
-    // One that was stored without the executor gets it with the first change that the webhook sees.
-    let object = json!({ "apiVersion": api, "kind": "Pool", "metadata": { "name": "later" }, "spec": pool("later")["spec"] });
-    place.apply(&object).await?.done()?;
-    let stored = place.pool("later").await?;
-    ensure!(names(&stored) == ["sandbox", "task-executor"] && lacks(&stored).is_empty(), "{stored}");
+    let list = json!({ "apiVersion": "v1", "kind": "List", "items": objects }).to_string();
+    cluster
+        .kubectl_with_input(
+            &["create", "--validate=false", "--namespace=odd", "-f", "-"],
+            &list,
+        )
+        .await?;
+    let webhook = Installation::install(&cluster, installation::Settings::default()).await?;
+    Ok(Some(Site { webhook, cluster }))
+}
+
+/// What is done to each, words apart by spaces; and whether it touches neither spec nor labels, so that
+/// it must not be refused for what was stored before.
+fn touches(name: &str) -> Vec<(String, bool)> {
+    let (label, upgrade) = (labels::INJECTION, labels::INJECTION_UPGRADE);
+    let mut touches = vec![
+        (format!("annotate pool {name} a=b"), false),
+        (format!("annotate pool {name} {upgrade}=1"), false),
+        (format!("label pool {name} a=b"), false),
+        (format!("label pool {name} {label}=enabled"), false),
+        (
+            format!("label --overwrite pool {name} {label}=disabled"),
+            false,
+        ),
+        (
+            format!("patch pool {name} --subresource=status {MERGE} {POOL_STATUS}"),
+            true,
+        ),
+        (
+            format!(r#"patch pool {name} {MERGE} {{"spec":{{"capacitySpec":{{"poolMax":30}}}}}}"#),
+            false,
+        ),
+        (
+            format!(r#"patch pool {name} {MERGE} {{"spec":{{"template":null}}}}"#),
+            false,
+        ),
+        (
+            format!(
+                r#"patch pool {name} {MERGE} {{"metadata":{{"finalizers":["example.com/wait"]}}}}"#
+            ),
+            false,
+        ),
+        (format!("delete pool {name} --wait=false"), true),
+        (
+            format!(r#"patch pool {name} {MERGE} {{"metadata":{{"finalizers":[]}}}}"#),
+            false,
+        ),
+    ];
+    if name != "no-spec" {
+        touches.extend([
+            (format!("annotate batchsandbox {name} a=b"), false),
+            (
+                format!("annotate batchsandbox {name} sandbox.opensandbox.io/alloc-status={{}}"),
+                false,
+            ),
+            (
+                format!(r#"patch batchsandbox {name} {MERGE} {{"spec":{{"replicas":3}}}}"#),
+                false,
+            ),
+            (format!("delete batchsandbox {name}"), true),
+        ]);
+    }
+    touches
+}
+
+#[tokio::test]
+async fn odd_stored_objects_never_make_a_match_condition_fail() -> Result<()> {
+    let Some(site) = with_odd_objects().await? else {
+        return Ok(());
+    };
+    let place = site.existing("odd").await?;
+    let mut failures = Failures::default();
+    for name in odd_pools()
+        .into_iter()
+        .map(|(name, _)| name)
+        .chain(["no-spec"])
+    {
+        for (command, harmless) in touches(name) {
+            let said = place
+                .kubectl(&command.split(' ').collect::<Vec<_>>())
+                .await?;
+            let text = said.stderr.to_lowercase();
+            let bad = [
+                "matchcondition",
+                "match condition",
+                "expression",
+                "no such key",
+                "no such overload",
+                "failed calling",
+                "panic",
+            ];
+            failures.check(!bad.iter().any(|bad| text.contains(bad)), || {
+                format!("{name}: {said:?}")
+            });
+            // A type that no schema of this API ever allowed is refused by the API server itself.
+            let never_allowed =
+                ["template-a-string", "spec-a-list", "spec-a-string"].contains(&name);
+            let refused = harmless && !never_allowed && said.code != Some(0);
+            failures.check(!refused, || format!("{name}: {said:?}"));
+        }
+    }
     failures.told()
+}
+
+/// One that was stored without the executor gets it with the first change that anybody makes.
+#[tokio::test]
+async fn a_pool_that_was_stored_without_the_webhook_is_injected_later() -> Result<()> {
+    let Some(site) = with_odd_objects().await? else {
+        return Ok(());
+    };
+    let place = site.existing("odd").await?;
+    ensure!(names(&place.pool("right").await?) == ["sandbox"]);
+    place
+        .kubectl(&["annotate", "pool", "right", "example.com/a=b"])
+        .await?
+        .done()?;
+    let stored = place.pool("right").await?;
+    ensure!(
+        names(&stored) == ["sandbox", "task-executor"] && lacks(&stored).is_empty(),
+        "{stored}"
+    );
+    Ok(())
 }

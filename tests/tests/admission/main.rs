@@ -12,15 +12,18 @@ mod apply_client_side;
 mod apply_server_side;
 mod batch_sandboxes;
 mod calls;
+mod direct;
 mod edits;
 mod hostile;
 mod images;
+mod offline;
 mod outage;
 mod pools;
 mod random;
 mod refusals;
 mod seed;
 mod site;
+mod table;
 mod warnings;
 
 #[path = "../../../api/tests/support/mod.rs"]

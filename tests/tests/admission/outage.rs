@@ -22,7 +22,7 @@ async fn served(place: &Place<'_>, name: &str) -> Result<()> {
     Ok(())
 }
 
-fn sandbox(name: &str, spec: Value) -> Value {
+fn sandbox(name: &str, spec: &Value) -> Value {
     let mut object = json!({
         "apiVersion": "sandbox.opensandbox.io/v1alpha1", "kind": "BatchSandbox",
         "metadata": { "name": name }, "spec": spec,
@@ -33,26 +33,48 @@ fn sandbox(name: &str, spec: Value) -> Value {
 
 #[tokio::test]
 async fn while_the_webhook_is_away_only_pools_that_need_it_wait() -> Result<()> {
-    let Some(mut site) = own().await? else { return Ok(()) };
+    let Some(mut site) = own().await? else {
+        return Ok(());
+    };
     {
         let place = site.place(&[]).await?;
         served(&place, "before").await?;
         site.webhook.replicas()[0].program.kill().await?;
         let mut failures = Failures::default();
         let said = place.apply(&pool("refused")).await?;
-        let names_webhook = said.stderr.contains("failed calling webhook \"inject.pools.sandbox.opensandbox.io\"");
-        failures.check(said.code == Some(1) && names_webhook, || format!("{said:?}"));
+        let names_webhook = said
+            .stderr
+            .contains("failed calling webhook \"inject.pools.sandbox.opensandbox.io\"");
+        failures.check(said.code == Some(1) && names_webhook, || {
+            format!("{said:?}")
+        });
         let missing = place.kubectl(&["get", "pool", "refused"]).await?;
-        failures.check(missing.code == Some(1), || format!("stored without the executor: {missing:?}"));
+        failures.check(missing.code == Some(1), || {
+            format!("stored without the executor: {missing:?}")
+        });
         let status = r#"{"status":{"total":1,"allocated":0,"available":1,"revision":"x"}}"#;
         let task = json!({ "taskTemplate": { "spec": { "process": { "command": ["a"] } } } });
         for (args, object) in [
-            (["apply", "-f", "-"].as_slice(), Some(labelled("out", "disabled"))),
-            (&["apply", "-f", "-"], Some(sandbox("plain", json!({})))),
+            (
+                ["apply", "-f", "-"].as_slice(),
+                Some(labelled("out", "disabled")),
+            ),
+            (&["apply", "-f", "-"], Some(sandbox("plain", &json!({})))),
             // The webhook may be absent for these: the operator looks again.
-            (&["apply", "-f", "-"], Some(sandbox("tasks", task))),
+            (&["apply", "-f", "-"], Some(sandbox("tasks", &task))),
             (&["annotate", "pool", "before", "a=b"], None),
-            (&["patch", "pool", "before", "--subresource=status", "--type=merge", "--patch", status], None),
+            (
+                &[
+                    "patch",
+                    "pool",
+                    "before",
+                    "--subresource=status",
+                    "--type=merge",
+                    "--patch",
+                    status,
+                ],
+                None,
+            ),
             (&["delete", "pool", "before"], None),
             (&["create", "deployment", "unrelated", "--image=x"], None),
         ] {
@@ -71,7 +93,9 @@ async fn while_the_webhook_is_away_only_pools_that_need_it_wait() -> Result<()> 
 
 #[tokio::test]
 async fn the_api_server_restarts_and_changes_are_followed_again() -> Result<()> {
-    let Some(site) = own().await? else { return Ok(()) };
+    let Some(site) = own().await? else {
+        return Ok(());
+    };
     let place = site.place(&[]).await?;
     place.set_image(Some("before:v1"), "before:v1").await?;
     site.cluster.stop_api_server().await?;
@@ -79,22 +103,37 @@ async fn the_api_server_restarts_and_changes_are_followed_again() -> Result<()> 
     site.cluster.wait_ready(BOUND).await?;
     served(&place, "after").await?;
     place.set_image(Some("after:v2"), "after:v2").await?;
-    let quiet = site.place(&[(opensandbox_api::labels::INJECTION, "disabled")]).await?;
-    let stored = quiet.create(&pool("quiet"), "").await?.map_err(anyhow::Error::msg)?;
-    ensure!(!lacks(&stored).is_empty(), "the label of a new namespace was not seen: {stored}");
-    ensure!(site.webhook.replicas()[0].program.exit().is_none(), "the webhook ended");
+    let quiet = site
+        .place(&[(opensandbox_api::labels::INJECTION, "disabled")])
+        .await?;
+    let stored = quiet
+        .create(&pool("quiet"), "")
+        .await?
+        .map_err(anyhow::Error::msg)?;
+    ensure!(
+        !lacks(&stored).is_empty(),
+        "the label of a new namespace was not seen: {stored}"
+    );
+    ensure!(
+        site.webhook.replicas()[0].program.exit().is_none(),
+        "the webhook ended"
+    );
     Ok(())
 }
 
 #[tokio::test]
 async fn both_end_and_come_back_the_webhook_first() -> Result<()> {
-    let Some(mut site) = own().await? else { return Ok(()) };
+    let Some(mut site) = own().await? else {
+        return Ok(());
+    };
     {
         let place = site.place(&[]).await?;
         place.set_image(Some("kept:v1"), "kept:v1").await?;
     }
     site.webhook.replicas()[0].program.kill().await?;
-    site.cluster.kill(opensandbox_tests::component::KUBE_API_SERVER).await?;
+    site.cluster
+        .kill(opensandbox_tests::component::KUBE_API_SERVER)
+        .await?;
     site.webhook.restart(&site.cluster, 0).await?;
     // It waits for the API server, alive and not ready.
     let replica = &site.webhook.replicas()[0];
@@ -118,7 +157,9 @@ async fn both_end_and_come_back_the_webhook_first() -> Result<()> {
 /// Killed and stopped in turn, and never a Pool without the executor.
 #[tokio::test]
 async fn no_pool_slips_through_restarts() -> Result<()> {
-    let Some(mut site) = own().await? else { return Ok(()) };
+    let Some(mut site) = own().await? else {
+        return Ok(());
+    };
     for round in 0..5 {
         let Site { webhook, cluster } = &mut site;
         if round % 2 == 0 {

@@ -35,14 +35,22 @@ pub(crate) fn labelled(name: &str, value: &str) -> Value {
 
 /// Containers of a Pool by name, in order.
 pub(crate) fn names(pool: &Value) -> Vec<&str> {
-    let containers = pool.pointer("/spec/template/spec/containers").and_then(Value::as_array);
-    containers.into_iter().flatten().filter_map(|container| container["name"].as_str()).collect()
+    let containers = pool
+        .pointer("/spec/template/spec/containers")
+        .and_then(Value::as_array);
+    containers
+        .into_iter()
+        .flatten()
+        .filter_map(|container| container["name"].as_str())
+        .collect()
 }
 
 /// A container of a Pool.
 pub(crate) fn container<'a>(pool: &'a Value, name: &str) -> Option<&'a Value> {
     let containers = pool.pointer("/spec/template/spec/containers")?.as_array()?;
-    containers.iter().find(|container| container["name"] == name)
+    containers
+        .iter()
+        .find(|container| container["name"] == name)
 }
 
 /// The executor's container.
@@ -52,7 +60,9 @@ pub(crate) fn executor(pool: &Value) -> Option<&Value> {
 
 /// The executor's image, or nothing.
 pub(crate) fn image(pool: &Value) -> &str {
-    executor(pool).and_then(|executor| executor["image"].as_str()).unwrap_or_default()
+    executor(pool)
+        .and_then(|executor| executor["image"].as_str())
+        .unwrap_or_default()
 }
 
 /// What counts whether the spec was changed.
@@ -62,7 +72,9 @@ pub(crate) fn generation(pool: &Value) -> Option<i64> {
 
 /// The record of the injection, as text.
 pub(crate) fn record(pool: &Value) -> Option<&str> {
-    pool.pointer("/metadata/annotations")?.get(labels::INJECTION_RECORD)?.as_str()
+    pool.pointer("/metadata/annotations")?
+        .get(labels::INJECTION_RECORD)?
+        .as_str()
 }
 
 /// What the record lists as added, with origins.
@@ -74,15 +86,18 @@ pub(crate) fn added(pool: &Value) -> Option<Value> {
 /// What an injected Pool lacks: exactly one executor that can work, and a record.
 pub(crate) fn lacks(pool: &Value) -> Vec<String> {
     let mut lacks = Vec::new();
-    let count = names(pool).into_iter().filter(|name| *name == labels::TASK_EXECUTOR).count();
+    let count = names(pool)
+        .into_iter()
+        .filter(|name| *name == labels::TASK_EXECUTOR)
+        .count();
     if count != 1 {
         lacks.push(format!("{count} executors"));
     }
     if pool.pointer("/spec/template/spec/shareProcessNamespace") != Some(&json!(true)) {
         lacks.push("no shareProcessNamespace".to_owned());
     }
-    let capabilities = executor(pool)
-        .and_then(|executor| executor.pointer("/securityContext/capabilities"));
+    let capabilities =
+        executor(pool).and_then(|executor| executor.pointer("/securityContext/capabilities"));
     if capabilities != Some(&json!({ "add": ["SYS_PTRACE"] })) {
         lacks.push("no SYS_PTRACE".to_owned());
     }

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use opensandbox_api::labels;
 use serde_json::json;
 
-use crate::pools::{container, executor, image, lacks, labelled, names, pool, record};
+use crate::pools::{container, executor, image, labelled, lacks, names, pool, record};
 use crate::site::{Failures, Place, file, shared};
 
 const RESOURCES: &str =
@@ -12,19 +12,28 @@ const RESOURCES: &str =
 
 async fn apply_text(place: &Place<'_>, text: &str) -> Result<()> {
     let kubeconfig = place.site.cluster.kubeconfig();
-    let said = place.kubectl_as(kubeconfig, &["apply", "-f", "-"], Some(text)).await?.done()?;
+    let said = place
+        .kubectl_as(kubeconfig, &["apply", "-f", "-"], Some(text))
+        .await?
+        .done()?;
     ensure!(said.stderr.is_empty(), "{said:?}");
     Ok(())
 }
 
 async fn printed(place: &Place<'_>, name: &str, path: &str) -> Result<String> {
     let output = format!("-o=jsonpath={{{path}}}");
-    Ok(place.kubectl(&["get", "pool", name, &output]).await?.done()?.stdout)
+    Ok(place
+        .kubectl(&["get", "pool", name, &output])
+        .await?
+        .done()?
+        .stdout)
 }
 
 #[tokio::test]
 async fn the_pools_of_the_examples_become_what_their_text_says() -> Result<()> {
-    let Some(site) = shared().await? else { return Ok(()) };
+    let Some(site) = shared().await? else {
+        return Ok(());
+    };
     let place = site.existing("default").await?;
     let mut failures = Failures::default();
     let containers = ".spec.template.spec.containers";
@@ -34,44 +43,96 @@ async fn the_pools_of_the_examples_become_what_their_text_says() -> Result<()> {
     let basic = file("examples/basic-pool.yaml")?;
     apply_text(&place, &basic).await?;
     let stored = place.pool("basic-pool").await?;
-    ensure!(names(&stored) == ["sandbox-container"] && record(&stored).is_none(), "{stored}");
-    ensure!(stored.pointer("/spec/template/spec/shareProcessNamespace").is_none(), "{stored}");
-    place.kubectl(&["delete", "pool", "basic-pool"]).await?.done()?;
-    let (head, rest) = basic.split_once("  labels:\n").expect("the example has labels");
-    let (_, tail) = rest.split_once("disabled\n").expect("the example is opted out");
+    ensure!(
+        names(&stored) == ["sandbox-container"] && record(&stored).is_none(),
+        "{stored}"
+    );
+    ensure!(
+        stored
+            .pointer("/spec/template/spec/shareProcessNamespace")
+            .is_none(),
+        "{stored}"
+    );
+    place
+        .kubectl(&["delete", "pool", "basic-pool"])
+        .await?
+        .done()?;
+    let (head, rest) = basic
+        .split_once("  labels:\n")
+        .expect("the example has labels");
+    let (_, tail) = rest
+        .split_once("disabled\n")
+        .expect("the example is opted out");
     apply_text(&place, &format!("{head}{tail}")).await?;
     apply_text(&place, &file("examples/task-enabled-pool.yaml")?).await?;
     for name in ["basic-pool", "task-enabled-pool"] {
         table.extend([
-            (name, format!("{containers}[*].name"), "sandbox-container task-executor"),
-            (name, ".spec.template.spec.shareProcessNamespace".to_owned(), "true"),
-            (name, format!("{containers}[1].securityContext"), r#"{"capabilities":{"add":["SYS_PTRACE"]}}"#),
-            (name, format!("{containers}[1].image"), "opensandbox.io/task-executor:v0.0.1"),
-            (name, format!("{containers}[1].imagePullPolicy"), "IfNotPresent"),
+            (
+                name,
+                format!("{containers}[*].name"),
+                "sandbox-container task-executor",
+            ),
+            (
+                name,
+                ".spec.template.spec.shareProcessNamespace".to_owned(),
+                "true",
+            ),
+            (
+                name,
+                format!("{containers}[1].securityContext"),
+                r#"{"capabilities":{"add":["SYS_PTRACE"]}}"#,
+            ),
+            (
+                name,
+                format!("{containers}[1].image"),
+                "opensandbox.io/task-executor:v0.0.1",
+            ),
+            (
+                name,
+                format!("{containers}[1].imagePullPolicy"),
+                "IfNotPresent",
+            ),
             (name, format!("{containers}[1].resources"), RESOURCES),
             (name, format!("{containers}[0].resources"), RESOURCES),
-            (name, format!("{containers}[0].command"), r#"["sleep","infinity"]"#),
+            (
+                name,
+                format!("{containers}[0].command"),
+                r#"["sleep","infinity"]"#,
+            ),
             (name, format!("{containers}[0].image"), "ubuntu:22.04"),
-            (name, ".spec.capacitySpec".to_owned(), r#"{"bufferMax":10,"bufferMin":2,"poolMax":20,"poolMin":5}"#),
+            (
+                name,
+                ".spec.capacitySpec".to_owned(),
+                r#"{"bufferMax":10,"bufferMin":2,"poolMax":20,"poolMin":5}"#,
+            ),
         ]);
     }
     for (name, path, expected) in table {
         let found = printed(&place, name, &path).await?;
-        failures.check(found == expected, || format!("{name} {path}: {found}, expected {expected}"));
+        failures.check(found == expected, || {
+            format!("{name} {path}: {found}, expected {expected}")
+        });
     }
 
     apply_text(&place, &file("examples/minimal-pool.yaml")?).await?;
     let minimal = place.pool("minimal-pool").await?;
-    failures.check(names(&minimal) == ["sandbox", "task-executor"], || minimal.to_string());
+    failures.check(names(&minimal) == ["sandbox", "task-executor"], || {
+        minimal.to_string()
+    });
     apply_text(&place, &file("examples/batch-sandbox.yaml")?).await?;
-    let wide = place.kubectl(&["get", "batchsandbox", "task-batch-sandbox", "-o", "wide"]).await?.done()?;
+    let wide = place
+        .kubectl(&["get", "batchsandbox", "task-batch-sandbox", "-o", "wide"])
+        .await?
+        .done()?;
     failures.check(wide.stdout.contains("TASK_SUCCEED"), || wide.stdout.clone());
     failures.told()
 }
 
 #[tokio::test]
 async fn what_the_user_wrote_in_the_executors_container_stays() -> Result<()> {
-    let Some(site) = shared().await? else { return Ok(()) };
+    let Some(site) = shared().await? else {
+        return Ok(());
+    };
     let place = site.place(&[]).await?;
     let mut written = pool("written");
     let own = json!({
@@ -84,36 +145,59 @@ async fn what_the_user_wrote_in_the_executors_container_stays() -> Result<()> {
         "unknownField": { "a~b/c": [null, 1] },
     });
     // Before the sandbox, where a user may put it as well.
-    let containers = written.pointer_mut("/spec/template/spec/containers").and_then(|list| list.as_array_mut());
+    let containers = written
+        .pointer_mut("/spec/template/spec/containers")
+        .and_then(|list| list.as_array_mut());
     containers.expect("a list").insert(0, own.clone());
     let said = place.apply(&written).await?.done()?;
     let stored = place.pool("written").await?;
-    ensure!(names(&stored) == ["task-executor", "sandbox"], "{stored}\n{}", said.stderr);
+    ensure!(
+        names(&stored) == ["task-executor", "sandbox"],
+        "{stored}\n{}",
+        said.stderr
+    );
     ensure!(lacks(&stored).is_empty(), "{:?}", lacks(&stored));
     let executor = executor(&stored).expect("it was looked for above");
     for (field, value) in own.as_object().expect("it is one") {
-        ensure!(executor.get(field) == Some(value), "{field}: {} instead of {value}", executor[field.as_str()]);
+        ensure!(
+            executor.get(field) == Some(value),
+            "{field}: {} instead of {value}",
+            executor[field.as_str()]
+        );
     }
-    ensure!(container(&stored, "sandbox") == Some(&crate::pools::sandbox()), "{stored}");
+    ensure!(
+        container(&stored, "sandbox") == Some(&crate::pools::sandbox()),
+        "{stored}"
+    );
     Ok(())
 }
 
 #[tokio::test]
 async fn an_executor_that_runs_in_the_sandbox_is_left_alone() -> Result<()> {
-    let Some(site) = shared().await? else { return Ok(()) };
+    let Some(site) = shared().await? else {
+        return Ok(());
+    };
     let place = site.place(&[]).await?;
     let mut written = pool("in-container");
-    written["spec"]["template"]["spec"]["containers"][0]["command"] =
-        json!(["/bin/sh", "-c", "/opt/opensandbox/task-executor -listen-addr=0.0.0.0:5758 & exec sleep infinity"]);
+    written["spec"]["template"]["spec"]["containers"][0]["command"] = json!([
+        "/bin/sh",
+        "-c",
+        "/opt/opensandbox/task-executor -listen-addr=0.0.0.0:5758 & exec sleep infinity"
+    ]);
     place.apply(&written).await?.done()?;
     let stored = place.pool("in-container").await?;
-    ensure!(stored["spec"] == written["spec"] && record(&stored).is_none(), "{stored}");
+    ensure!(
+        stored["spec"] == written["spec"] && record(&stored).is_none(),
+        "{stored}"
+    );
     Ok(())
 }
 
 #[tokio::test]
 async fn labels_of_pool_and_namespace_decide_in_this_order() -> Result<()> {
-    let Some(site) = shared().await? else { return Ok(()) };
+    let Some(site) = shared().await? else {
+        return Ok(());
+    };
     let mut failures = Failures::default();
     for (namespace, pool_label, injected) in [
         (None, None, true),
@@ -126,14 +210,22 @@ async fn labels_of_pool_and_namespace_decide_in_this_order() -> Result<()> {
         (Some("enabled"), Some("disabled"), false),
         (Some("nonsense"), None, true),
     ] {
-        let labels: Vec<_> = namespace.map(|value| (labels::INJECTION, value)).into_iter().collect();
+        let labels: Vec<_> = namespace
+            .map(|value| (labels::INJECTION, value))
+            .into_iter()
+            .collect();
         let place = site.place(&labels).await?;
-        let object = pool_label.map_or_else(|| pool("labelled"), |value| labelled("labelled", value));
+        let object =
+            pool_label.map_or_else(|| pool("labelled"), |value| labelled("labelled", value));
         let case = format!("namespace {namespace:?}, pool {pool_label:?}");
         match place.create(&object, "").await? {
             Ok(stored) => {
-                failures.check(injected != image(&stored).is_empty(), || format!("{case}: {:?}", names(&stored)));
-                failures.check(injected || stored["spec"] == object["spec"], || format!("{case}: {stored}"));
+                failures.check(injected != image(&stored).is_empty(), || {
+                    format!("{case}: {:?}", names(&stored))
+                });
+                failures.check(injected || stored["spec"] == object["spec"], || {
+                    format!("{case}: {stored}")
+                });
             }
             Err(message) => failures.check(false, || format!("{case}: {message}")),
         }
@@ -141,27 +233,60 @@ async fn labels_of_pool_and_namespace_decide_in_this_order() -> Result<()> {
     // Misspelt, it would silently follow the namespace.
     for label in ["Enabled", "true", ""] {
         let place = site.place(&[(labels::INJECTION, "disabled")]).await?;
-        let message = place.create(&labelled("unknown", label), "").await?.err().unwrap_or_default();
+        let message = place
+            .create(&labelled("unknown", label), "")
+            .await?
+            .err()
+            .unwrap_or_default();
         let path = format!("metadata.labels[{}]", labels::INJECTION);
-        failures.check(message.contains(&path) && message.contains("\"enabled\" or \"disabled\""), || format!("{label:?}: {message}"));
+        failures.check(
+            message.contains(&path) && message.contains("\"enabled\" or \"disabled\""),
+            || format!("{label:?}: {message}"),
+        );
     }
     failures.told()
 }
 
 #[tokio::test]
 async fn the_label_switches_a_stored_pool_on_but_takes_nothing_away() -> Result<()> {
-    let Some(site) = shared().await? else { return Ok(()) };
+    let Some(site) = shared().await? else {
+        return Ok(());
+    };
     let place = site.place(&[]).await?;
-    place.apply(&labelled("switched", "disabled")).await?.done()?;
+    place
+        .apply(&labelled("switched", "disabled"))
+        .await?
+        .done()?;
     let label = |value: &str| format!("{}={value}", labels::INJECTION);
-    place.kubectl(&["label", "--overwrite", "pool", "switched", &label("enabled")]).await?.done()?;
+    place
+        .kubectl(&[
+            "label",
+            "--overwrite",
+            "pool",
+            "switched",
+            &label("enabled"),
+        ])
+        .await?
+        .done()?;
     let on = place.pool("switched").await?;
     ensure!(lacks(&on).is_empty(), "{:?}", lacks(&on));
-    place.kubectl(&["label", "--overwrite", "pool", "switched", &label("disabled")]).await?.done()?;
+    place
+        .kubectl(&[
+            "label",
+            "--overwrite",
+            "pool",
+            "switched",
+            &label("disabled"),
+        ])
+        .await?
+        .done()?;
     let off = place.pool("switched").await?;
     ensure!(off["spec"] == on["spec"], "the webhook never removes");
     // Applying the user's own file does: it owns the list of containers, and nobody restores it now.
-    place.apply(&labelled("switched", "disabled")).await?.done()?;
+    place
+        .apply(&labelled("switched", "disabled"))
+        .await?
+        .done()?;
     let applied = place.pool("switched").await?;
     ensure!(names(&applied) == ["sandbox"], "{:?}", names(&applied));
     Ok(())

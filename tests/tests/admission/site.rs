@@ -36,7 +36,9 @@ pub(crate) async fn shared() -> Result<Option<&'static Site>> {
 
 /// A site for one test.
 pub(crate) async fn own() -> Result<Option<Site>> {
-    let Some(cluster) = start_or_skip(opensandbox_tests::Settings::default()).await? else { return Ok(None) };
+    let Some(cluster) = start_or_skip(opensandbox_tests::Settings::default()).await? else {
+        return Ok(None);
+    };
     let webhook = Installation::install(&cluster, installation::Settings::default()).await?;
     Ok(Some(Site { webhook, cluster }))
 }
@@ -45,12 +47,20 @@ impl Site {
     /// A new namespace with these labels.
     pub(crate) async fn place(&self, labels: &[(&str, &str)]) -> Result<Place<'_>> {
         let namespace = self.cluster.namespace("admission", labels).await?;
-        Ok(Place { site: self, namespace: namespace.name, client: self.cluster.client().await? })
+        Ok(Place {
+            site: self,
+            namespace: namespace.name,
+            client: self.cluster.client().await?,
+        })
     }
 
     /// A namespace that exists.
     pub(crate) async fn existing(&self, namespace: &str) -> Result<Place<'_>> {
-        Ok(Place { site: self, namespace: namespace.to_owned(), client: self.cluster.client().await? })
+        Ok(Place {
+            site: self,
+            namespace: namespace.to_owned(),
+            client: self.cluster.client().await?,
+        })
     }
 }
 
@@ -71,7 +81,12 @@ pub(crate) struct Said {
 
 impl std::fmt::Debug for Said {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { command, code, stdout, stderr } = self;
+        let Self {
+            command,
+            code,
+            stdout,
+            stderr,
+        } = self;
         write!(f, "{command}: {code:?}: {stdout} {stderr}")
     }
 }
@@ -93,18 +108,34 @@ impl Said {
 impl Place<'_> {
     /// kubectl in this namespace, as administrator.
     pub(crate) async fn kubectl(&self, args: &[&str]) -> Result<Said> {
-        self.kubectl_as(self.site.cluster.kubeconfig(), args, None).await
+        self.kubectl_as(self.site.cluster.kubeconfig(), args, None)
+            .await
     }
 
     /// [`Self::kubectl`] with an object as standard input.
     pub(crate) async fn feed(&self, args: &[&str], object: &Value) -> Result<Said> {
-        self.kubectl_as(self.site.cluster.kubeconfig(), args, Some(&object.to_string())).await
+        self.kubectl_as(
+            self.site.cluster.kubeconfig(),
+            args,
+            Some(&object.to_string()),
+        )
+        .await
     }
 
     /// kubectl in this namespace, as anybody.
-    pub(crate) async fn kubectl_as(&self, kubeconfig: &Path, args: &[&str], input: Option<&str>) -> Result<Said> {
+    pub(crate) async fn kubectl_as(
+        &self,
+        kubeconfig: &Path,
+        args: &[&str],
+        input: Option<&str>,
+    ) -> Result<Said> {
         let mut command = self.site.cluster.kubectl_command(kubeconfig);
-        command.arg("--namespace").arg(&self.namespace).args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .arg("--namespace")
+            .arg(&self.namespace)
+            .args(args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         if input.is_some() {
             command.stdin(Stdio::piped());
         }
@@ -134,27 +165,52 @@ impl Place<'_> {
     /// `kubectl apply --server-side -f -` as a field manager.
     pub(crate) async fn apply_server_side(&self, manager: &str, object: &Value) -> Result<Said> {
         let manager = format!("--field-manager={manager}");
-        self.feed(&["apply", "--server-side", &manager, "-f", "-"], object).await
+        self.feed(&["apply", "--server-side", &manager, "-f", "-"], object)
+            .await
     }
 
     /// A merge patch of a Pool.
     pub(crate) async fn patch(&self, name: &str, patch: &Value) -> Result<Said> {
-        self.kubectl(&["patch", "pool", name, "--type=merge", "--patch", &patch.to_string()]).await
+        self.kubectl(&[
+            "patch",
+            "pool",
+            name,
+            "--type=merge",
+            "--patch",
+            &patch.to_string(),
+        ])
+        .await
     }
 
     /// The stored Pool.
     pub(crate) async fn pool(&self, name: &str) -> Result<Value> {
         let path = format!("{}/pools/{name}", self.path());
-        Ok(self.client.request(http::Request::get(path).body(Vec::new())?).await?)
+        Ok(self
+            .client
+            .request(http::Request::get(path).body(Vec::new())?)
+            .await?)
     }
 
     fn path(&self) -> String {
-        format!("/apis/{}/{}/namespaces/{}", labels::GROUP, labels::VERSION, self.namespace)
+        format!(
+            "/apis/{}/{}/namespaces/{}",
+            labels::GROUP,
+            labels::VERSION,
+            self.namespace
+        )
     }
 
     /// Creates an object by one call. The inner error is the API server's refusal.
-    pub(crate) async fn create(&self, object: &Value, query: &str) -> Result<Result<Value, String>> {
-        let plural = if object["kind"] == "Pool" { "pools" } else { "batchsandboxes" };
+    pub(crate) async fn create(
+        &self,
+        object: &Value,
+        query: &str,
+    ) -> Result<Result<Value, String>> {
+        let plural = if object["kind"] == "Pool" {
+            "pools"
+        } else {
+            "batchsandboxes"
+        };
         let request = http::Request::post(format!("{}/{plural}{query}", self.path()))
             .header("content-type", "application/json")
             .body(serde_json::to_vec(object)?)?;
@@ -162,7 +218,12 @@ impl Place<'_> {
     }
 
     /// Replaces what is stored, without a precondition. The inner error is the API server's refusal.
-    pub(crate) async fn merge(&self, plural: &str, name: &str, patch: &Value) -> Result<Result<Value, String>> {
+    pub(crate) async fn merge(
+        &self,
+        plural: &str,
+        name: &str,
+        patch: &Value,
+    ) -> Result<Result<Value, String>> {
         let request = http::Request::patch(format!("{}/{plural}/{name}", self.path()))
             .header("content-type", "application/merge-patch+json")
             .body(serde_json::to_vec(patch)?)?;
@@ -185,7 +246,9 @@ impl Place<'_> {
                 self.apply(&images(value)).await?.done()?;
             }
             None => {
-                self.kubectl(&["delete", "configmap", labels::IMAGES_CONFIG_MAP]).await?.done()?;
+                self.kubectl(&["delete", "configmap", labels::IMAGES_CONFIG_MAP])
+                    .await?
+                    .done()?;
             }
         }
         self.image_becomes(expected).await
@@ -195,8 +258,15 @@ impl Place<'_> {
     pub(crate) async fn image_becomes(&self, expected: &str) -> Result<()> {
         wait::until("the webhook to follow the ConfigMap", BOUND, async || {
             let stored = self.create(&pool("probe"), "?dryRun=All").await?;
-            let image = stored.as_ref().ok().and_then(|pool| executor(pool)?.get("image")?.as_str());
-            Ok(if image == Some(expected) { Probe::Done(()) } else { Probe::not_yet(format!("{image:?} {:?}", stored.as_ref().err())) })
+            let image = stored
+                .as_ref()
+                .ok()
+                .and_then(|pool| executor(pool)?.get("image")?.as_str());
+            Ok(if image == Some(expected) {
+                Probe::Done(())
+            } else {
+                Probe::not_yet(format!("{image:?} {:?}", stored.as_ref().err()))
+            })
         })
         .await
     }
@@ -224,7 +294,12 @@ impl Failures {
     }
 
     pub(crate) fn told(self) -> Result<()> {
-        ensure!(self.0.is_empty(), "{} failures:\n{}", self.0.len(), self.0.join("\n"));
+        ensure!(
+            self.0.is_empty(),
+            "{} failures:\n{}",
+            self.0.len(),
+            self.0.join("\n")
+        );
         Ok(())
     }
 }

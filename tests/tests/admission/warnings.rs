@@ -7,19 +7,37 @@ use serde_json::{Value, json};
 use crate::pools::{labelled, lacks, pool};
 use crate::site::{Failures, shared};
 
+/// What makes a right Pool one to be warned of.
+type Edit = fn(&mut Value);
+
 #[tokio::test]
 async fn kubectl_prints_what_will_hurt_later() -> Result<()> {
-    let Some(site) = shared().await? else { return Ok(()) };
+    let Some(site) = shared().await? else {
+        return Ok(());
+    };
     let mut failures = Failures::default();
-    type Edit = fn(&mut Value);
     let cases: [(&str, Edit, &[&str]); 8] = [
         ("nothing", |_| (), &[]),
-        ("bufferMax over poolMax", |pool| pool["spec"]["capacitySpec"]["bufferMax"] = json!(11), &["bufferMax (11) is greater than poolMax (10)"]),
-        ("nothing kept warm", |pool| pool["spec"]["capacitySpec"] = json!({ "bufferMin": 0, "bufferMax": 3, "poolMin": 0, "poolMax": 5 }), &["no pod is kept warm"]),
+        (
+            "bufferMax over poolMax",
+            |pool| pool["spec"]["capacitySpec"]["bufferMax"] = json!(11),
+            &["bufferMax (11) is greater than poolMax (10)"],
+        ),
+        (
+            "nothing kept warm",
+            |pool| {
+                pool["spec"]["capacitySpec"] =
+                    json!({ "bufferMin": 0, "bufferMax": 3, "poolMin": 0, "poolMax": 5 });
+            },
+            &["no pod is kept warm"],
+        ),
         (
             "no limits",
             |pool| pool["spec"]["template"]["spec"]["containers"][0]["resources"] = json!({}),
-            &["container \"sandbox\" has no cpu limit", "container \"sandbox\" has no memory limit"],
+            &[
+                "container \"sandbox\" has no cpu limit",
+                "container \"sandbox\" has no memory limit",
+            ],
         ),
         (
             "no command",
@@ -28,17 +46,30 @@ async fn kubectl_prints_what_will_hurt_later() -> Result<()> {
         ),
         (
             "a command that ends",
-            |pool| pool["spec"]["template"]["spec"]["containers"][0]["command"] = json!(["/bin/echo", "hello"]),
+            |pool| {
+                pool["spec"]["template"]["spec"]["containers"][0]["command"] =
+                    json!(["/bin/echo", "hello"]);
+            },
             &["runs \"echo\", which ends at once"],
         ),
-        ("never restarted", |pool| pool["spec"]["template"]["spec"]["restartPolicy"] = json!("Never"), &["restartPolicy is Never"]),
+        (
+            "never restarted",
+            |pool| pool["spec"]["template"]["spec"]["restartPolicy"] = json!("Never"),
+            &["restartPolicy is Never"],
+        ),
         (
             "several at once",
             |pool| {
                 pool["spec"]["capacitySpec"]["bufferMax"] = json!(99);
-                pool["spec"]["template"]["spec"]["containers"][0] = json!({ "name": "sandbox", "image": "alpine" });
+                pool["spec"]["template"]["spec"]["containers"][0] =
+                    json!({ "name": "sandbox", "image": "alpine" });
             },
-            &["bufferMax (99)", "has no cpu limit", "has no memory limit", "has no command"],
+            &[
+                "bufferMax (99)",
+                "has no cpu limit",
+                "has no memory limit",
+                "has no command",
+            ],
         ),
     ];
     let place = site.place(&[]).await?;
@@ -47,28 +78,51 @@ async fn kubectl_prints_what_will_hurt_later() -> Result<()> {
         let mut object = pool(&name);
         edit(&mut object);
         let said = place.apply(&object).await?;
-        let warnings: Vec<_> = said.stderr.lines().filter(|line| line.starts_with("Warning: ")).collect();
-        failures.check(said.code == Some(0) && warnings.len() == expected.len(), || format!("{what}: {said:?}"));
+        let warnings: Vec<_> = said
+            .stderr
+            .lines()
+            .filter(|line| line.starts_with("Warning: "))
+            .collect();
+        failures.check(
+            said.code == Some(0) && warnings.len() == expected.len(),
+            || format!("{what}: {said:?}"),
+        );
         for text in expected {
-            failures.check(warnings.iter().any(|warning| warning.contains(text)), || format!("{what}: no {text:?} in {warnings:?}"));
+            failures.check(
+                warnings.iter().any(|warning| warning.contains(text)),
+                || format!("{what}: no {text:?} in {warnings:?}"),
+            );
         }
         let stored = place.pool(&name).await?;
-        failures.check(lacks(&stored).is_empty(), || format!("{what}: {:?}", lacks(&stored)));
+        failures.check(lacks(&stored).is_empty(), || {
+            format!("{what}: {:?}", lacks(&stored))
+        });
     }
     failures.told()
 }
 
 #[tokio::test]
 async fn a_namespace_that_forbids_the_capability_is_warned_of() -> Result<()> {
-    let Some(site) = shared().await? else { return Ok(()) };
+    let Some(site) = shared().await? else {
+        return Ok(());
+    };
     let mut failures = Failures::default();
-    for (level, forbids) in [("restricted", true), ("baseline", true), ("privileged", false)] {
+    for (level, forbids) in [
+        ("restricted", true),
+        ("baseline", true),
+        ("privileged", false),
+    ] {
         let place = site.place(&[(labels::POD_SECURITY_ENFORCE, level)]).await?;
-        for (object, expected) in [(pool("injected"), forbids), (labelled("disabled", "disabled"), false)] {
+        for (object, expected) in [
+            (pool("injected"), forbids),
+            (labelled("disabled", "disabled"), false),
+        ] {
             let said = place.apply(&object).await?.done()?;
             let warned = said.stderr.contains("Pod Security level") && said.stderr.contains(level);
             failures.check(warned == expected, || format!("{level}: {said:?}"));
-            failures.check(!said.stderr.contains('…'), || format!("cut: {}", said.stderr));
+            failures.check(!said.stderr.contains('…'), || {
+                format!("cut: {}", said.stderr)
+            });
         }
         ensure!(lacks(&place.pool("injected").await?).is_empty());
     }
@@ -77,7 +131,9 @@ async fn a_namespace_that_forbids_the_capability_is_warned_of() -> Result<()> {
 
 #[tokio::test]
 async fn a_batch_sandbox_is_warned_about_too() -> Result<()> {
-    let Some(site) = shared().await? else { return Ok(()) };
+    let Some(site) = shared().await? else {
+        return Ok(());
+    };
     let place = site.place(&[]).await?;
     let task = json!({ "spec": { "process": { "command": ["a"], "env": [{ "name": "A", "valueFrom": { "fieldRef": { "fieldPath": "x" } } }] } } });
     let object = json!({
@@ -87,7 +143,10 @@ async fn a_batch_sandbox_is_warned_about_too() -> Result<()> {
         "spec": { "replicas": 1, "poolRef": "p", "taskTemplate": task, "shardTaskPatches": [{}, {}, {}] },
     });
     let said = place.apply(&object).await?.done()?;
-    for text in ["Warning: spec.shardTaskPatches has 3 entries for 1 replicas", "Warning: taskTemplate.spec.process.env: valueFrom"] {
+    for text in [
+        "Warning: spec.shardTaskPatches has 3 entries for 1 replicas",
+        "Warning: taskTemplate.spec.process.env: valueFrom",
+    ] {
         ensure!(said.stderr.contains(text), "{said:?}");
     }
     Ok(())

@@ -123,6 +123,10 @@ impl<'de> Visitor<'de> for Part {
                 aside.push((key, access.next_value()?));
             } else {
                 access.next_value::<IgnoredAny>()?;
+                if self == Self::Ours && map.is_empty() {
+                    // Whether it is empty is looked at.
+                    map.insert(key.into_owned(), Value::Null);
+                }
             }
         }
         if map.get("name").and_then(Value::as_str) == Some(labels::TASK_EXECUTOR) {
