@@ -13,7 +13,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -31,6 +31,8 @@ pub(super) struct Patience {
     pub(super) idle: Duration,
     /// For a peer that does not take what is written to it.
     pub(super) write: Duration,
+    /// For a peer that does not close its side of a connection of which ours is closed.
+    pub(super) linger: Duration,
 }
 
 /// Why a connection has to be ended.
@@ -39,6 +41,7 @@ pub(super) enum Cause {
     Header,
     Idle,
     Write,
+    Linger,
 }
 
 /// Shared by the driver of a connection, its stream and its requests. Instants are microseconds
@@ -55,6 +58,7 @@ pub(super) struct Activity {
     idle_since: AtomicU64,
     head_since: AtomicU64,
     stalled_since: AtomicU64,
+    shut_since: AtomicU64,
 }
 
 impl Activity {
@@ -67,6 +71,7 @@ impl Activity {
             idle_since: AtomicU64::new(NEVER),
             head_since: AtomicU64::new(NEVER),
             stalled_since: AtomicU64::new(NEVER),
+            shut_since: AtomicU64::new(NEVER),
         }
     }
 
@@ -108,6 +113,8 @@ impl Activity {
     ) -> Option<(Instant, Cause)> {
         let stalled = self.stalled_since.load(Ordering::Relaxed);
         let write = (stalled != NEVER).then(|| (self.at(stalled) + patience.write, Cause::Write));
+        let shut = self.shut_since.load(Ordering::Relaxed);
+        let linger = (shut != NEVER).then(|| (self.at(shut) + patience.linger, Cause::Linger));
         let quiet = (self.in_flight.load(Ordering::Relaxed) == 0).then(|| {
             let head = self.head_since.load(Ordering::Relaxed);
             let idle = self.idle_since.load(Ordering::Relaxed);
@@ -123,6 +130,7 @@ impl Activity {
         });
         write
             .into_iter()
+            .chain(linger)
             .chain(quiet)
             .min_by_key(|(instant, _)| *instant)
     }
@@ -201,7 +209,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -232,10 +240,28 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         outcome
     }
 
+    /// Closes our side, then reads and discards until the peer has closed its own.
+    ///
+    /// Closing the socket at once would answer whatever the peer still sends, be it an HTTP/2 window
+    /// update for the answer it has just begun to read, with a reset; and a reset takes the answers
+    /// away that the peer has not read yet. With Go's client that fails every request in flight.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let outcome = Pin::new(&mut self.stream).poll_shutdown(cx);
-        self.note_write(&outcome);
-        outcome
+        if self.activity.shut_since.load(Ordering::Relaxed) == NEVER {
+            let outcome = Pin::new(&mut self.stream).poll_shutdown(cx);
+            self.note_write(&outcome);
+            ready!(outcome)?;
+            let now = self.activity.now();
+            self.activity.shut_since.store(now, Ordering::Relaxed);
+        }
+        loop {
+            let mut discarded = [0; 1024];
+            let mut discarded = ReadBuf::new(&mut discarded);
+            match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut discarded)) {
+                Ok(()) if !discarded.filled().is_empty() => {}
+                // The end, or a peer that is gone; nothing was to be learned from it.
+                Ok(()) | Err(_) => return Poll::Ready(Ok(())),
+            }
+        }
     }
 }
 
@@ -247,6 +273,7 @@ mod tests {
         header: Duration::from_secs(5),
         idle: Duration::from_mins(3),
         write: Duration::from_secs(10),
+        linger: Duration::from_secs(2),
     };
 
     #[test]
@@ -315,5 +342,32 @@ mod tests {
             activity.due(&PATIENCE, Some(closing)),
             Some((closing + PATIENCE.header, Cause::Idle))
         );
+    }
+
+    #[tokio::test]
+    async fn closed_connection_is_read_until_the_peer_closes_it_too() {
+        let activity = Arc::new(Activity::new(Instant::now()));
+        let (near, mut far) = tokio::io::duplex(64);
+        let mut stream = Watched::new(near, Arc::clone(&activity), false);
+        let shutdown = tokio::io::AsyncWriteExt::shutdown(&mut stream);
+        tokio::pin!(shutdown);
+        assert!(futures::poll!(shutdown.as_mut()).is_pending());
+        let mut rest = Vec::new();
+        tokio::io::AsyncReadExt::read_to_end(&mut far, &mut rest)
+            .await
+            .unwrap();
+        assert!(matches!(
+            activity.due(&PATIENCE, None),
+            Some((_, Cause::Linger))
+        ));
+        // More than fits at once, so that writing ends only if it is read.
+        let writing = async {
+            tokio::io::AsyncWriteExt::write_all(&mut far, &[0; 4096])
+                .await
+                .unwrap();
+            drop(far);
+        };
+        let (shut, ()) = tokio::join!(shutdown, writing);
+        shut.unwrap();
     }
 }

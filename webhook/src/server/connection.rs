@@ -298,6 +298,7 @@ mod tests {
         header: Duration::from_secs(5),
         idle: Duration::from_mins(3),
         write: Duration::from_secs(10),
+        linger: Duration::from_secs(2),
     };
 
     fn watch(phase: Phase) -> Watch {

@@ -71,6 +71,9 @@ pub struct Limits {
     pub body_read: Duration,
     /// For a peer that does not take its answer. Default 10 s.
     pub write: Duration,
+    /// For a peer to close its side of a connection once ours is closed, while what it still sends
+    /// is read and discarded. Default 2 s.
+    pub linger: Duration,
     /// Between an answer and the next request. Default 3 min: twice as long as the API server's
     /// client keeps an idle connection, so that it is always the client who closes, and no
     /// request crosses our close.
@@ -106,6 +109,7 @@ impl Default for Limits {
             header: Duration::from_secs(5),
             body_read: Duration::from_secs(10),
             write: Duration::from_secs(10),
+            linger: Duration::from_secs(2),
             idle: Duration::from_mins(3),
             connection_age: Duration::from_mins(5),
             requests: 4096,
@@ -125,6 +129,7 @@ impl Limits {
             header: self.header,
             idle: self.idle,
             write: self.write,
+            linger: self.linger,
         }
     }
 }
