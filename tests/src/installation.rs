@@ -41,7 +41,11 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { replicas: 1, args: Vec::new(), program: None }
+        Self {
+            replicas: 1,
+            args: Vec::new(),
+            program: None,
+        }
     }
 }
 
@@ -74,7 +78,8 @@ impl Replica {
     /// # Errors
     /// It does not answer.
     pub async fn get(&self, path: &str) -> Result<(u16, String)> {
-        let (status, body) = http::get(&format!("http://127.0.0.1:{}{path}", self.probes), None).await?;
+        let (status, body) =
+            http::get(&format!("http://127.0.0.1:{}{path}", self.probes), None).await?;
         Ok((status.as_u16(), body))
     }
 
@@ -83,12 +88,16 @@ impl Replica {
     /// # Errors
     /// It does not in time; the error holds what it lacks and the end of its log.
     pub async fn ready(&self) -> Result<()> {
-        let ready = wait::until("the webhook is ready", READY, async || match self.get("/readyz").await {
-            Ok((200, _)) => Ok(Probe::Done(())),
-            Ok((_, body)) => Ok(Probe::not_yet(body)),
-            Err(error) => Ok(Probe::not_yet(format!("{error:#}"))),
+        let ready = wait::until("the webhook is ready", READY, async || {
+            match self.get("/readyz").await {
+                Ok((200, _)) => Ok(Probe::Done(())),
+                Ok((_, body)) => Ok(Probe::not_yet(body)),
+                Err(error) => Ok(Probe::not_yet(format!("{error:#}"))),
+            }
         });
-        ready.await.with_context(|| self.program.log().unwrap_or_default())
+        ready
+            .await
+            .with_context(|| self.program.log().unwrap_or_default())
     }
 }
 
@@ -121,19 +130,35 @@ impl Installation {
         let balancer = match ports.as_slice() {
             [_] => None,
             several => {
-                let backends = several.iter().map(|(https, probes)| Backend { https: *https, probes: *probes });
+                let backends = several.iter().map(|(https, probes)| Backend {
+                    https: *https,
+                    probes: *probes,
+                });
                 Some(Balancer::start(backends.collect()).await?)
             }
         };
         let port = balancer.as_ref().map_or(ports[0].0, Balancer::port);
         let address = format!("https://127.0.0.1:{port}");
-        apply(administrator, rendered_as(administrator, Some(&address)).await?).await?;
+        apply(
+            administrator,
+            rendered_as(administrator, Some(&address)).await?,
+        )
+        .await?;
         let program = match &settings.program {
             Some(program) => program.clone(),
             None => tokio::task::spawn_blocking(programs::webhook).await??,
         };
-        let kubeconfig = administrator.service_account_kubeconfig(NAMESPACE, NAME).await?;
-        let mut installation = Self { replicas: Vec::new(), address, balancer, settings, kubeconfig, program };
+        let kubeconfig = administrator
+            .service_account_kubeconfig(NAMESPACE, NAME)
+            .await?;
+        let mut installation = Self {
+            replicas: Vec::new(),
+            address,
+            balancer,
+            settings,
+            kubeconfig,
+            program,
+        };
         for (https, probes) in ports {
             let replica = installation.start(administrator, https, probes).await?;
             installation.replicas.push(replica);
@@ -144,14 +169,29 @@ impl Installation {
         Ok(installation)
     }
 
-    async fn start(&self, administrator: Administrator<'_>, https: u16, probes: u16) -> Result<Replica> {
+    async fn start(
+        &self,
+        administrator: Administrator<'_>,
+        https: u16,
+        probes: u16,
+    ) -> Result<Replica> {
         let launch = Launch::new("webhook", &self.program)
             .args(["serve", "--log-format", "json"])
-            .args([format!("--bind-address=127.0.0.1:{https}"), format!("--metrics-bind-address=127.0.0.1:{probes}")])
-            .args(["--tls-san=127.0.0.1".to_owned(), format!("--kubeconfig={}", self.kubeconfig.display())])
+            .args([
+                format!("--bind-address=127.0.0.1:{https}"),
+                format!("--metrics-bind-address=127.0.0.1:{probes}"),
+            ])
+            .args([
+                "--tls-san=127.0.0.1".to_owned(),
+                format!("--kubeconfig={}", self.kubeconfig.display()),
+            ])
             .args(self.settings.args.iter().cloned())
             .env("POD_NAMESPACE", NAMESPACE);
-        Ok(Replica { program: administrator.guard().run(launch).await?, https, probes })
+        Ok(Replica {
+            program: administrator.guard().run(launch).await?,
+            https,
+            probes,
+        })
     }
 
     /// The processes.
@@ -170,7 +210,9 @@ impl Installation {
     /// It cannot be started.
     pub async fn restart(&mut self, cluster: &LocalCluster, index: usize) -> Result<()> {
         let (https, probes) = (self.replicas[index].https, self.replicas[index].probes);
-        self.replicas[index] = self.start(Administrator::of(cluster), https, probes).await?;
+        self.replicas[index] = self
+            .start(Administrator::of(cluster), https, probes)
+            .await?;
         Ok(())
     }
 
@@ -194,14 +236,28 @@ pub async fn rendered(cluster: &LocalCluster, address: &str) -> Result<Vec<Value
 ///
 /// # Errors
 /// kustomize fails, or renders what this does not understand.
-pub async fn rendered_as(administrator: Administrator<'_>, address: Option<&str>) -> Result<Vec<Value>> {
+pub async fn rendered_as(
+    administrator: Administrator<'_>,
+    address: Option<&str>,
+) -> Result<Vec<Value>> {
     let directory = repository("config/default");
-    let text = administrator.kubectl(&["kustomize", &directory.to_string_lossy()]).await?;
+    let text = administrator
+        .kubectl(&["kustomize", &directory.to_string_lossy()])
+        .await?;
     let mut documents: Vec<Value> = serde_saphyr::from_multiple(&text)?;
-    let Some(address) = address else { return Ok(documents) };
+    let Some(address) = address else {
+        return Ok(documents);
+    };
     for document in &mut documents {
-        for webhook in document.get_mut("webhooks").and_then(Value::as_array_mut).into_iter().flatten() {
-            let path = webhook.pointer("/clientConfig/service/path").and_then(Value::as_str);
+        for webhook in document
+            .get_mut("webhooks")
+            .and_then(Value::as_array_mut)
+            .into_iter()
+            .flatten()
+        {
+            let path = webhook
+                .pointer("/clientConfig/service/path")
+                .and_then(Value::as_str);
             let path = path.context("a webhook names the path of a Service")?;
             webhook["clientConfig"] = json!({ "url": format!("{address}{path}") });
         }
@@ -214,13 +270,25 @@ pub async fn rendered_as(administrator: Administrator<'_>, address: Option<&str>
 /// # Errors
 /// The API server refuses something.
 pub async fn apply(administrator: Administrator<'_>, documents: Vec<Value>) -> Result<()> {
-    let (crds, rest): (Vec<_>, Vec<_>) =
-        documents.into_iter().partition(|document| document["kind"] == "CustomResourceDefinition");
+    let (crds, rest): (Vec<_>, Vec<_>) = documents
+        .into_iter()
+        .partition(|document| document["kind"] == "CustomResourceDefinition");
     for part in [crds, rest] {
         let list = list(&part);
-        administrator.kubectl_with_input(&["apply", "--server-side", "-f", "-"], &list).await?;
-        if part.iter().any(|document| document["kind"] == "CustomResourceDefinition") {
-            let wait = ["wait", "--for=condition=Established", "--timeout=30s", "-f", "-"];
+        administrator
+            .kubectl_with_input(&["apply", "--server-side", "-f", "-"], &list)
+            .await?;
+        if part
+            .iter()
+            .any(|document| document["kind"] == "CustomResourceDefinition")
+        {
+            let wait = [
+                "wait",
+                "--for=condition=Established",
+                "--timeout=30s",
+                "-f",
+                "-",
+            ];
             administrator.kubectl_with_input(&wait, &list).await?;
         }
     }

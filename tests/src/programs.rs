@@ -153,7 +153,12 @@ impl Output {
 /// Whether Cargo sets this variable for the package that it runs, and not a person for Cargo.
 fn is_of_a_package(variable: &str) -> bool {
     let prefixes = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_EXE_"];
-    let names = ["CARGO_BIN_NAME", "CARGO_CRATE_NAME", "CARGO_PRIMARY_PACKAGE", "OUT_DIR"];
+    let names = [
+        "CARGO_BIN_NAME",
+        "CARGO_CRATE_NAME",
+        "CARGO_PRIMARY_PACKAGE",
+        "OUT_DIR",
+    ];
     prefixes.iter().any(|prefix| variable.starts_with(prefix)) || names.contains(&variable)
 }
 
@@ -166,7 +171,13 @@ mod tests {
         for name in ["CARGO_PKG_NAME", "CARGO_MANIFEST_DIR", "CARGO_BIN_EXE_demo"] {
             assert!(is_of_a_package(name), "{name}");
         }
-        for name in ["CARGO", "CARGO_HOME", "CARGO_TERM_COLOR", "CARGO_PROFILE_DEV_DEBUG", "PATH"] {
+        for name in [
+            "CARGO",
+            "CARGO_HOME",
+            "CARGO_TERM_COLOR",
+            "CARGO_PROFILE_DEV_DEBUG",
+            "PATH",
+        ] {
             assert!(!is_of_a_package(name), "{name}");
         }
     }

@@ -6,5 +6,5 @@ pub mod admission;
 pub mod cli;
 pub mod facts;
 pub mod metrics;
-pub mod server;
 pub mod serve;
+pub mod server;
