@@ -4,8 +4,6 @@
 //! What must not happen is that a usual way to apply them again loses the bundle at all, that a repair
 //! does not come, or that the webhook goes on writing after it.
 
-use std::time::Duration;
-
 use anyhow::{Context as _, Result, ensure};
 use opensandbox_tests::LocalCluster;
 use opensandbox_tests::installation::{self, Installation, NAME};
@@ -15,9 +13,6 @@ use serde_json::{Value, json};
 use crate::peer::Certificate;
 use crate::site::{BOUND, Rounds, Site, YOUNG, cluster, configurations, settings};
 
-/// Idle for so long, nothing is written. The looks that no event causes are a minute apart, and the soak
-/// covers those.
-const IDLE: Duration = Duration::from_secs(10);
 const KINDS: [&str; 2] = [
     "mutatingwebhookconfiguration",
     "validatingwebhookconfiguration",
@@ -172,7 +167,7 @@ async fn bundles_are_repaired_and_nothing_is_written_when_all_is_well() -> Resul
     while rounds.again(1) {
         let authority = site.authority().await?;
         let load = site.load().await?;
-        site.idle("under load", IDLE / 2).await?;
+        site.idle("under load", rounds.quiet() / 2).await?;
         let before = site.writes()?.len();
         reapplied(&site).await?;
         load.more(100).await?;
@@ -189,9 +184,9 @@ async fn bundles_are_repaired_and_nothing_is_written_when_all_is_well() -> Resul
         }
         let load = site.load().await?;
         load.more(50).await?;
-        site.idle("after all repairs", IDLE).await?;
+        site.idle("after all repairs", rounds.quiet()).await?;
         load.end("after the repairs", &site.cluster).await?;
-        site.idle("at rest", IDLE / 2).await?;
+        site.idle("at rest", rounds.quiet() / 2).await?;
     }
     Ok(())
 }

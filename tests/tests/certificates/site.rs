@@ -340,6 +340,12 @@ impl Rounds {
         again
     }
 
+    /// How long to watch that nothing happens: in a soak for longer than the minute between two looks
+    /// that no event causes.
+    pub(crate) fn quiet(&self) -> Duration {
+        Duration::from_secs(if self.end.is_some() { 70 } else { 10 })
+    }
+
     /// How many there were.
     pub(crate) fn done(&self) -> u32 {
         self.done
