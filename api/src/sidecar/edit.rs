@@ -11,13 +11,6 @@ use serde_json::{Map, Value};
 use super::path::{Path, push_token};
 use super::record::Record;
 
-/// What an edit did to the place where a value now stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Was {
-    Absent,
-    Hollow,
-}
-
 /// A document under edit.
 #[derive(Debug)]
 pub(super) struct Editor {
@@ -102,7 +95,7 @@ impl Editor {
                 .expect("a pointer just computed leads somewhere");
             let before = std::mem::replace(place, value);
             if hollow(&before) {
-                self.note(path, before, Was::Hollow);
+                self.record.replaced.insert(path.to_string(), before);
             }
             self.operation(pointer, false);
             return;
@@ -126,14 +119,7 @@ impl Editor {
             }
             _ => return,
         }
-        self.note(path, Value::Null, Was::Absent);
         self.operation(pointer, true);
-    }
-
-    fn note(&mut self, path: &Path, before: Value, was: Was) {
-        if was == Was::Hollow {
-            self.record.replaced.insert(path.to_string(), before);
-        }
     }
 
     fn operation(&mut self, pointer: String, add: bool) {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::core::PartialObjectMeta;
 use opensandbox_api::labels;
-use opensandbox_api::sidecar::{ImagesConfig, Settings};
+use opensandbox_api::sidecar::{BadEntry, ImagesConfig, Settings};
 use opensandbox_api::validation::NamespaceFacts;
 
 use crate::admission::Policy;
@@ -135,9 +135,7 @@ impl Facts {
         .await
         {
             Ok(Ok(Some(config_map))) => {
-                let data = config_map.data.as_ref();
-                let (config, _) =
-                    ImagesConfig::read(namespace, |key| data?.get(key).map(String::as_str));
+                let (config, _) = images_config(namespace, &config_map);
                 self.answered(told, |images| {
                     images.insert(namespace.to_owned(), config);
                 });
@@ -216,6 +214,12 @@ impl Facts {
             known.images.retain(|namespace, _| keep(namespace));
         });
     }
+}
+
+/// What a ConfigMap says, and its entries that could not be taken.
+fn images_config(namespace: &str, config_map: &ConfigMap) -> (ImagesConfig, Vec<BadEntry>) {
+    let data = config_map.data.as_ref();
+    ImagesConfig::read(namespace, |key| data?.get(key).map(String::as_str))
 }
 
 /// The labels that matter.

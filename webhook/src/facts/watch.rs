@@ -16,10 +16,9 @@ use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource as _};
 use opensandbox_api::labels;
-use opensandbox_api::sidecar::ImagesConfig;
 use serde::de::DeserializeOwned;
 
-use super::Facts;
+use super::{Facts, images_config};
 use crate::metrics::Metrics;
 use crate::server::Check;
 
@@ -96,8 +95,7 @@ pub async fn images(client: Client, facts: Facts, metrics: Arc<Metrics>, check: 
 
 /// Takes over one ConfigMap; returns the number of entries that could not be taken.
 fn take(facts: &Facts, namespace: &str, config_map: &ConfigMap) -> i64 {
-    let data = config_map.data.as_ref();
-    let (config, bad) = ImagesConfig::read(namespace, |key| data?.get(key).map(String::as_str));
+    let (config, bad) = images_config(namespace, config_map);
     for entry in &bad {
         tracing::warn!(
             namespace,
