@@ -1,0 +1,1 @@
+//! What this pod allows, and why.

@@ -1,0 +1,1 @@
+//! What tasks print: bounded buffers, and lines in this container's log.

@@ -1,0 +1,1 @@
+//! What this pod is made of, read from `/proc`: its UID, its containers, their processes.
