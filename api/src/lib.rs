@@ -16,6 +16,8 @@
 pub mod labels;
 pub mod names;
 pub mod task;
+#[cfg(feature = "token")]
+pub mod token;
 
 #[cfg(feature = "crd")]
 pub mod capacity;

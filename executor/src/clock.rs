@@ -17,3 +17,9 @@ pub fn rfc3339(unix_millis: u64) -> String {
         .unwrap_or(jiff::Timestamp::MAX)
         .to_string()
 }
+
+/// The inverse of [`rfc3339`], of any RFC 3339 text.
+pub fn unix_millis_of(rfc3339: &str) -> Option<u64> {
+    let timestamp: jiff::Timestamp = rfc3339.parse().ok()?;
+    u64::try_from(timestamp.as_millisecond()).ok()
+}

@@ -3,7 +3,7 @@
 //! [`components`], after those it needs.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ pub const ETCD: &str = "etcd";
 pub const KUBE_API_SERVER: &str = "kube-apiserver";
 
 /// Addresses of services; the first is the API server's own.
-const SERVICE_RANGE: &str = "10.96.0.0/16";
+pub(crate) const SERVICE_RANGE: &str = "10.96.0.0/16";
 /// The names and addresses the API server's certificate is valid for: from outside, and as the
 /// service `kubernetes`.
 pub(crate) const API_SERVER_NAMES: [&str; 7] = [
@@ -53,7 +53,9 @@ pub struct Layout {
     pub etcd_directory: PathBuf,
     /// Certificates and keys, under the names of [`Pki`].
     pub pki: Pki,
-    /// Ports on 127.0.0.1.
+    /// The API server listens here, and tells pods to find it here unless it is the loopback address.
+    pub address: Ipv4Addr,
+    /// Ports on 127.0.0.1; the API server's is on its address.
     pub ports: Ports,
     /// What to write down of each request, and where.
     pub audit: Option<Audit>,
@@ -200,6 +202,7 @@ fn etcd(layout: &Layout) -> Component {
 fn kube_api_server(layout: &Layout) -> Component {
     let Layout {
         pki,
+        address,
         ports,
         audit,
         api_server_args,
@@ -210,10 +213,8 @@ fn kube_api_server(layout: &Layout) -> Component {
         flag("etcd-cafile", &pki.authority()),
         flag("etcd-certfile", &pki.certificate(ETCD_CLIENT_IDENTITY)),
         flag("etcd-keyfile", &pki.key(ETCD_CLIENT_IDENTITY)),
-        "--bind-address=127.0.0.1".to_owned(),
+        format!("--bind-address={address}"),
         format!("--secure-port={}", ports.api_server),
-        // The service `kubernetes` cannot have an endpoint on the loopback address.
-        "--endpoint-reconciler-type=none".to_owned(),
         flag("tls-cert-file", &pki.certificate(API_SERVER_IDENTITY)),
         flag("tls-private-key-file", &pki.key(API_SERVER_IDENTITY)),
         flag("client-ca-file", &pki.authority()),
@@ -235,6 +236,12 @@ fn kube_api_server(layout: &Layout) -> Component {
         "--enable-aggregator-routing=true".to_owned(),
         "--profiling=false".to_owned(),
     ];
+    if address.is_loopback() {
+        // The service `kubernetes` cannot have an endpoint on the loopback address.
+        args.push("--endpoint-reconciler-type=none".to_owned());
+    } else {
+        args.push(format!("--advertise-address={address}"));
+    }
     if let Some(Audit { policy, log }) = audit {
         args.push(flag("audit-policy-file", policy));
         args.push(flag("audit-log-path", log));
@@ -244,14 +251,14 @@ fn kube_api_server(layout: &Layout) -> Component {
         name: KUBE_API_SERVER,
         args,
         env: BTreeMap::new(),
-        health_url: format!("https://127.0.0.1:{}/readyz", ports.api_server),
+        health_url: format!("https://{address}:{}/readyz", ports.api_server),
         start_bound: Duration::from_mins(2),
         // On SIGTERM it waits for open watches; nobody needs that here.
         grace: Duration::from_secs(3),
     }
 }
 
-fn flag(name: &str, path: &Path) -> String {
+pub(crate) fn flag(name: &str, path: &Path) -> String {
     format!("--{name}={}", path.display())
 }
 
@@ -276,6 +283,7 @@ mod tests {
         let layout = Layout {
             etcd_directory: "etcd".into(),
             pki: Pki::new("pki".into()),
+            address: Ipv4Addr::LOCALHOST,
             ports: Ports {
                 etcd: 1,
                 etcd_peer: 2,

@@ -96,6 +96,24 @@ pub fn ensure_binaries() -> Result<Binaries, Unavailable> {
     }
 }
 
+/// [`ensure_binaries`] for a node: `KUBEBUILDER_ASSETS` counts only if the programs of a node are in it,
+/// which envtest's are not. Blocks.
+///
+/// # Errors
+/// What is missing, and the remedies.
+pub fn ensure_node_binaries() -> Result<Binaries, Unavailable> {
+    match std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from) {
+        Some(directory)
+            if PROGRAMS
+                .iter()
+                .all(|program| directory.join(program).is_file()) =>
+        {
+            assets(&directory)
+        }
+        _ => cached_or_built(),
+    }
+}
+
 /// The kubectl of this machine if it has one, else ours, see [`ensure_binaries`]. Blocks.
 ///
 /// # Errors
@@ -177,7 +195,11 @@ fn in_cache(directory: PathBuf) -> Binaries {
     Binaries { directory, kubectl }
 }
 
-fn cache_directory() -> Result<PathBuf, Unavailable> {
+/// Where what takes long to make is kept.
+///
+/// # Errors
+/// The environment does not say where.
+pub(crate) fn cache_directory() -> Result<PathBuf, Unavailable> {
     let variable = |name| {
         std::env::var_os(name)
             .filter(|value| !value.is_empty())
@@ -276,6 +298,30 @@ fn build(cache: &Path, directory: &Path) -> io::Result<()> {
         symlink(FILE, output.join(program))?;
     }
     fs::rename(&output, directory)
+}
+
+/// The directory of the module `k8s.io/kubernetes` with the sources of the release; it is downloaded
+/// if it is not there. Blocks.
+///
+/// # Errors
+/// There is no Go, or no module proxy.
+pub(crate) fn source_directory() -> io::Result<PathBuf> {
+    let output = Command::new("go")
+        .args(["mod", "download", "-json"])
+        .arg(format!("k8s.io/kubernetes@{VERSION}"))
+        .envs([("GOTOOLCHAIN", "local"), ("GOWORK", "off")])
+        // Outside of any module, whose settings would count.
+        .current_dir(std::env::temp_dir())
+        .output()?;
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    match (answer.get("Dir"), answer.get("Error")) {
+        (Some(serde_json::Value::String(directory)), None) => Ok(directory.into()),
+        (_, error) => Err(io::Error::other(format!(
+            "the sources of Kubernetes {VERSION} cannot be had: {}{}",
+            error.map(ToString::to_string).unwrap_or_default(),
+            String::from_utf8_lossy(&output.stderr).trim_end()
+        ))),
+    }
 }
 
 fn go_build(source: &Path, output: &Path) -> io::Result<()> {

@@ -4,6 +4,8 @@
 //! - [`cluster`]: [`shared`](cluster::shared) and [`LocalCluster`], a kube-apiserver with its etcd.
 //! - [`kubernetes`]: where the programs of Kubernetes come from.
 //! - [`component`], [`credentials`]: what a cluster consists of, as data.
+//! - [`node`]: a [`Node`] on top of it: kubelet and containerd, so that pods run.
+//! - [`images`], [`pods`]: images made without a registry, and pods of them.
 //! - [`guard`], [`process`]: programs that end with the test that started them.
 //! - [`programs`]: the programs of this workspace, built when needed.
 //! - [`administrator`], [`installation`]: what config/ holds, installed, and the webhook running.
@@ -22,8 +24,11 @@ pub mod credentials;
 pub mod demo;
 pub mod guard;
 pub mod http;
+pub mod images;
 pub mod installation;
 pub mod kubernetes;
+pub mod node;
+pub mod pods;
 pub mod process;
 pub mod programs;
 mod progress;
@@ -31,4 +36,5 @@ pub mod wait;
 
 pub use self::cluster::{LocalCluster, Settings, TestNamespace};
 pub use self::guard::Guard;
+pub use self::node::Node;
 pub use self::process::{Launch, Program};

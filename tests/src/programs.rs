@@ -41,6 +41,40 @@ pub fn executor() -> Result<PathBuf> {
     built("task-executor", "task-executor")
 }
 
+/// The task executor's program as it is released, for an image with nothing else in it: optimised and
+/// statically linked. Blocks while it is built, in a directory of its own, so that neither build
+/// undoes the other.
+///
+/// # Errors
+/// It does not build.
+pub fn static_executor() -> Result<PathBuf> {
+    let target = target_directory()?.join("static");
+    let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let output = Output {
+        directory: target.join(&triple).join("release"),
+        target_directory: target,
+        triple: Some(triple),
+        profile: "release".to_owned(),
+    };
+    let program = "task-executor";
+    output.build(&workspace(), program, program, true)?;
+    let path = output.directory.join(program);
+    ensure!(path.is_file(), "there is no {}", path.display());
+    Ok(path)
+}
+
+/// Where Cargo put this program.
+///
+/// # Errors
+/// Cargo did not.
+pub(crate) fn target_directory() -> Result<PathBuf> {
+    Ok(Output::of(&std::env::current_exe()?)?.target_directory)
+}
+
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
 /// The guard's program, see [`guard`](crate::guard).
 pub(crate) fn cluster_guard() -> Result<PathBuf> {
     // Set by `cargo test` for the programs of the package it tests, which are then up to date.
@@ -63,10 +97,10 @@ pub fn built(package: &str, program: &str) -> Result<PathBuf> {
     }
     let output = Output::of(&std::env::current_exe()?)?;
     let path = output.directory.join(program);
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let workspace = workspace();
     // Where the sources are gone, a program beside this one is all there is.
     if workspace.join("Cargo.toml").is_file() {
-        output.build(&workspace, package, program)?;
+        output.build(&workspace, package, program, false)?;
     }
     ensure!(path.is_file(), "there is no {}", path.display());
     built.insert(program.to_owned(), path.clone());
@@ -119,7 +153,13 @@ impl Output {
         })
     }
 
-    fn build(&self, workspace: &Path, package: &str, program: &str) -> Result<()> {
+    fn build(
+        &self,
+        workspace: &Path,
+        package: &str,
+        program: &str,
+        static_libraries: bool,
+    ) -> Result<()> {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut command = Command::new(cargo);
         command
@@ -136,6 +176,17 @@ impl Output {
         }
         if let Some(triple) = &self.triple {
             command.args(["--target", triple]);
+            if static_libraries {
+                let name = triple.replace('-', "_").to_uppercase();
+                command
+                    .env(
+                        format!("CARGO_TARGET_{name}_RUSTFLAGS"),
+                        "-C target-feature=+crt-static",
+                    )
+                    // They would count instead.
+                    .env_remove("RUSTFLAGS")
+                    .env_remove("CARGO_ENCODED_RUSTFLAGS");
+            }
         }
         let report = Report {
             what: &format!("building {program}"),

@@ -11,6 +11,7 @@
 mod access;
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -47,6 +48,8 @@ const AUDIT_POLICY: &str = r#"{"apiVersion": "audit.k8s.io/v1", "kind": "Policy"
 pub struct Settings {
     /// Writes who asked for what to [`LocalCluster::audit_log`].
     pub audit: bool,
+    /// Where the API server listens, if not on 127.0.0.1.
+    pub address: Option<Ipv4Addr>,
     /// Arguments for the API server, after ours, so that they win.
     pub api_server_args: Vec<String>,
 }
@@ -73,15 +76,24 @@ pub async fn start_or_skip(settings: Settings) -> Result<Option<LocalCluster>> {
     match LocalCluster::start(settings).await {
         Ok(cluster) => Ok(Some(cluster)),
         Err(error) if error.is::<Unavailable>() => {
-            if std::env::var_os(REQUIRE).is_some_and(|value| value == "1") {
-                return Err(error);
-            }
-            let line = "=".repeat(80);
-            kubernetes::say(&format!("{line}\nSKIPPED, NOT PASSED: {error}\n{line}"));
+            skip(error)?;
             Ok(None)
         }
         Err(error) => Err(error),
     }
+}
+
+/// Says loudly that a test is skipped because of this.
+///
+/// # Errors
+/// The same error, where `OPENSANDBOX_REQUIRE_CLUSTER` is `1`.
+pub(crate) fn skip(error: anyhow::Error) -> Result<()> {
+    if std::env::var_os(REQUIRE).is_some_and(|value| value == "1") {
+        return Err(error);
+    }
+    let line = "=".repeat(80);
+    kubernetes::say(&format!("{line}\nSKIPPED, NOT PASSED: {error}\n{line}"));
+    Ok(())
 }
 
 /// A running cluster. Dropping it stops it and deletes its directory.
@@ -94,6 +106,7 @@ pub struct LocalCluster {
     binaries: Binaries,
     authority: Authority,
     authority_pem: String,
+    pki: Pki,
     server: String,
     tls: Tls,
     kubeconfig: PathBuf,
@@ -115,10 +128,22 @@ impl LocalCluster {
     /// [`Unavailable`] if the programs cannot be had; else what failed, with the end of its log.
     pub async fn start(settings: Settings) -> Result<Self> {
         let binaries = tokio::task::spawn_blocking(kubernetes::ensure_binaries).await??;
-        let guard = Guard::start().await?;
+        Self::start_under(Guard::start().await?, binaries, settings).await
+    }
+
+    /// [`Self::start`], with these programs and under a guard that may run others already.
+    ///
+    /// # Errors
+    /// What failed, with the end of its log.
+    pub(crate) async fn start_under(
+        guard: Guard,
+        binaries: Binaries,
+        settings: Settings,
+    ) -> Result<Self> {
+        let address = settings.address.unwrap_or(Ipv4Addr::LOCALHOST);
         let authority = Authority::generate()?;
         let authority_pem = authority.pem();
-        let pki = write_pki(&guard.directory().join("pki"), &authority)?;
+        let pki = write_pki(&guard.directory().join("pki"), &authority, address)?;
         let audit = if settings.audit {
             let policy = write_private(guard.directory().join("audit-policy.json"), AUDIT_POLICY)?;
             Some(Audit {
@@ -139,6 +164,7 @@ impl LocalCluster {
         let mut layout = Layout {
             etcd_directory: PathBuf::new(),
             pki,
+            address,
             ports: Ports::free()?,
             audit,
             api_server_args: settings.api_server_args,
@@ -158,7 +184,7 @@ impl LocalCluster {
             }
         };
 
-        let server = format!("https://127.0.0.1:{}", layout.ports.api_server);
+        let server = format!("https://{address}:{}", layout.ports.api_server);
         let login = Login::Certificate(&administrator);
         let text = kubeconfig(&server, &authority_pem, "administrator", login)?;
         let path = guard.directory().join("administrator.kubeconfig");
@@ -167,6 +193,7 @@ impl LocalCluster {
             binaries,
             authority,
             authority_pem,
+            pki: layout.pki,
             server,
             tls,
             kubeconfig: write_private(path, &text)?,
@@ -191,6 +218,21 @@ impl LocalCluster {
     /// The cluster's authority, PEM.
     pub fn authority_pem(&self) -> &str {
         &self.authority_pem
+    }
+
+    /// The cluster's authority.
+    pub(crate) fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// Where the cluster's certificates and keys are.
+    pub(crate) fn pki(&self) -> &Pki {
+        &self.pki
+    }
+
+    /// The programs it is made of.
+    pub(crate) fn binaries(&self) -> &Binaries {
+        &self.binaries
     }
 
     /// Asks the API server as administrator, see [`http::get`](crate::http::get).
@@ -382,8 +424,13 @@ fn find<'a>(running: &'a mut [Running], component: &str) -> Result<&'a mut Runni
         .with_context(|| format!("there is no component {component}"))
 }
 
-fn write_pki(directory: &Path, authority: &Authority) -> Result<Pki> {
+fn write_pki(directory: &Path, authority: &Authority, address: Ipv4Addr) -> Result<Pki> {
     std::fs::create_dir(directory)?;
+    let address = address.to_string();
+    let mut names = API_SERVER_NAMES.to_vec();
+    if !names.contains(&address.as_str()) {
+        names.push(&address);
+    }
     let pki = Pki::new(directory.to_owned());
     write_private(pki.authority(), &authority.pem())?;
     let identities = [
@@ -397,7 +444,7 @@ fn write_pki(directory: &Path, authority: &Authority) -> Result<Pki> {
         ),
         (
             API_SERVER_IDENTITY,
-            authority.server(API_SERVER_IDENTITY, &API_SERVER_NAMES)?,
+            authority.server(API_SERVER_IDENTITY, &names)?,
         ),
         (
             KUBELET_CLIENT_IDENTITY,

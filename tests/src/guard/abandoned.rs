@@ -8,9 +8,12 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getpid};
+
+use super::cgroups;
 
 /// Directories of guards carry this prefix.
 const DIRECTORY_PREFIX: &str = "opensandbox-cluster-";
@@ -19,8 +22,8 @@ const LOCK_FILE: &str = "guard.lock";
 /// The variable that holds the guard's directory.
 pub(super) const VARIABLE: &str = "OPENSANDBOX_GUARD_DIRECTORY";
 /// Processes are looked for again until none is left, as they may start others meanwhile. Each look
-/// kills all it sees, so more than a few mean that a process is stuck in the kernel.
-const LOOKS: u32 = 100;
+/// kills all it sees, so when it takes longer than this, a process is stuck in the kernel.
+const KILL_BOUND: Duration = Duration::from_secs(10);
 
 /// The directory that lives as long as its guard.
 #[derive(Debug)]
@@ -48,6 +51,7 @@ impl Directory {
     /// Deletes it, with all that is in it.
     pub(super) fn remove(self) -> io::Result<()> {
         let Self { path, lock } = self;
+        cgroups::remove(&path);
         fs::remove_dir_all(&path)?;
         drop(lock);
         Ok(())
@@ -77,16 +81,28 @@ pub(super) fn clean_up(directory: &Path) {
     if lock.try_lock().is_err() {
         return;
     }
-    for _ in 0..LOOKS {
+    let begin = Instant::now();
+    loop {
         let processes = processes_of(directory);
-        if processes.is_empty() {
+        if processes.is_empty() || begin.elapsed() > KILL_BOUND {
             break;
         }
         for process in processes {
             kill(process, Signal::SIGKILL).ok();
         }
+        between_looks();
     }
+    cgroups::remove(directory);
     fs::remove_dir_all(directory).ok();
+}
+
+/// A moment, in a loop that waits for the kernel with a bound.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the kernel does not tell when a process of somebody else has ended"
+)]
+pub(super) fn between_looks() {
+    std::thread::sleep(Duration::from_millis(5));
 }
 
 /// The processes whose environment says that they are of this guard. Those of other users cannot be

@@ -6,6 +6,7 @@
 //! it belongs to a tokio runtime, so one guard serves tests that each have their own.
 
 mod abandoned;
+mod cgroups;
 mod protocol;
 pub mod supervise;
 
@@ -21,6 +22,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use nix::sys::statvfs::statvfs;
 use tokio::sync::{oneshot, watch};
 
+pub(crate) use self::cgroups::ROOT as CGROUP_ROOT;
 pub use self::protocol::Exit;
 pub(crate) use self::protocol::{Id, Request, Start};
 
@@ -49,14 +51,22 @@ impl Guard {
     /// # Errors
     /// The guard's program cannot be built or started.
     pub async fn start() -> Result<Self> {
-        // Building and the first answer are waited for on a thread that may block.
-        tokio::task::spawn_blocking(Self::start_blocking).await?
+        Self::start_in(base_directory()).await
     }
 
-    fn start_blocking() -> Result<Self> {
+    /// [`Self::start`], with the fresh directory below `base`.
+    ///
+    /// # Errors
+    /// The guard's program cannot be built or started.
+    pub async fn start_in(base: PathBuf) -> Result<Self> {
+        // Building and the first answer are waited for on a thread that may block.
+        tokio::task::spawn_blocking(move || Self::start_blocking(&base)).await?
+    }
+
+    fn start_blocking(base: &Path) -> Result<Self> {
         let program = programs::cluster_guard()?;
         let mut child = Command::new(&program)
-            .arg(base_directory())
+            .arg(base)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -102,6 +112,12 @@ impl Guard {
     /// The directory that is deleted when the guard ends.
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// Name of a control group that this guard owns: it is removed when the guard ends, with what is
+    /// below it, in every hierarchy. Nobody has made it yet.
+    pub fn control_group(&self) -> &str {
+        cgroups::name(&self.directory)
     }
 
     /// The guard's process id.

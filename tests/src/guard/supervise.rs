@@ -17,7 +17,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::{ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -34,24 +34,32 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::abandoned::{self, Directory};
 use super::protocol::{Exit, Id, Message, Request, Start};
+use crate::node::space;
 
 /// Where the logs are, in the guard's directory.
 pub(super) const LOGS: &str = "logs";
 /// First argument that turns the guard into a program under its protection.
-const BECOME: &str = "become";
+pub(crate) const BECOME: &str = "become";
 /// How much of a log is told when its program ends.
 const LOG_TAIL_BYTES: u64 = 4096;
 /// SIGKILL needs no longer than this, save for a process stuck in the kernel.
 const KILL_BOUND: Duration = Duration::from_secs(10);
 
 /// The guard's program: `cluster-guard DIRECTORY` guards, with its own directory below the given
-/// one; `cluster-guard become PARENT PROGRAM ARGS...` is how it starts others.
+/// one; `cluster-guard become PARENT PROGRAM ARGS...` is how it starts others. What begins with
+/// `space-` belongs to the namespaces of a node, see [`space`].
 ///
 /// # Errors
 /// Wrong arguments, or a directory that cannot be made.
-pub fn main() -> Result<()> {
+pub fn main() -> Result<ExitCode> {
     let mut args = std::env::args_os().skip(1);
     let first = args.next().context("usage: cluster-guard DIRECTORY")?;
+    if let Some(part) = first
+        .to_str()
+        .and_then(|first| first.strip_prefix("space-"))
+    {
+        return space::main(part, args);
+    }
     if first == BECOME {
         let parent = args.next().and_then(|pid| pid.to_str()?.parse().ok());
         let parent = Pid::from_raw(parent.context("no process id of the parent")?);
@@ -74,7 +82,7 @@ pub fn main() -> Result<()> {
     let served = runtime.block_on(serve(&directory.path));
     end_orphans();
     directory.remove().context("remove the directory")?;
-    served
+    served.map(|()| ExitCode::SUCCESS)
 }
 
 /// Replaces this process by `program`, to be killed by the kernel when its parent dies.

@@ -1,0 +1,373 @@
+//! Keeps an agent in a container: launch, converse, clean up, again.
+
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use opensandbox_api::task::{LossReason, StartFailure};
+use tokio::sync::mpsc;
+
+use super::ledger::Slot;
+use super::link::{self, Closed, Pipes};
+use super::{DEFAULT, Engine, Place, State};
+use crate::agent::protocol::{Order, Report, StartFault, TaskKey, TaskReport, TaskState, VERSION};
+use crate::clock::unix_millis;
+use crate::launch::{self, Agent, LaunchError};
+use crate::pod::target::ContainerRef;
+
+/// Pauses between attempts.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// So long tasks wait for a sandbox container to appear.
+const NO_CONTAINER_PATIENCE: Duration = Duration::from_secs(60);
+/// So many refusals in a row are final for the tasks that wait.
+const REFUSALS: u32 = 3;
+/// An agent that does not answer in that time is none.
+const HELLO_PATIENCE: Duration = Duration::from_secs(5);
+/// Between a failed proof and the next.
+const PROOF_PAUSE: Duration = Duration::from_secs(2);
+/// When an agent is gone: how long its container has to be gone too, if that is why.
+const CONTAINER_PATIENCE: Duration = Duration::from_millis(500);
+/// A conversation shorter than that was none, and the next attempt comes later.
+const STEADY: Duration = Duration::from_secs(5);
+
+impl Engine {
+    /// Keeps an agent in the container of `slot`; returns when a container that a task named is gone.
+    pub(super) async fn keep(&self, slot: Slot) {
+        let mut pause = FIRST_PAUSE;
+        let mut refusals = 0;
+        let mut missing_since: Option<Instant> = None;
+        loop {
+            let begun = Instant::now();
+            match self.launch(slot).await {
+                Ok(agent) => {
+                    refusals = 0;
+                    missing_since = None;
+                    self.converse(slot, agent).await;
+                    if begun.elapsed() > STEADY {
+                        pause = FIRST_PAUSE;
+                    }
+                }
+                Err(error) => {
+                    let missing = *missing_since.get_or_insert(begun);
+                    refusals += 1;
+                    let message = error.to_string();
+                    tracing::warn!(error = %message, attempt = refusals, "tasks cannot be started");
+                    let failure = error.failure();
+                    let is_final = match failure {
+                        StartFailure::NoTarget if error.is_transient() => {
+                            missing.elapsed() > NO_CONTAINER_PATIENCE
+                        }
+                        _ if error.is_transient() => refusals >= REFUSALS,
+                        _ => true,
+                    };
+                    self.without_agent(slot, failure, &message, is_final);
+                    if slot != DEFAULT && failure == StartFailure::NoTarget {
+                        self.lock().places.remove(&slot);
+                        return;
+                    }
+                }
+            }
+            // A task that arrives meanwhile does not wait longer than it must.
+            tokio::time::timeout(pause, self.shared.wanted.notified())
+                .await
+                .ok();
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    async fn launch(&self, slot: Slot) -> Result<Agent, LaunchError> {
+        let _one_at_a_time = self.shared.launching.lock().await;
+        let wanted: Option<ContainerRef> = {
+            let state = self.lock();
+            state
+                .places
+                .get(&slot)
+                .and_then(|place| place.wanted.clone())
+        };
+        let config = self.shared.config.clone();
+        let begun = Instant::now();
+        let launched = tokio::task::spawn_blocking(move || {
+            let launched = launch::launch(&config, wanted.as_ref());
+            let details = serde_json::to_value(crate::doctor::report(&config));
+            (launched, details.unwrap_or_default())
+        });
+        let (launched, details) = match launched.await {
+            Ok(launched) => launched,
+            Err(error) => (
+                Err(LaunchError::failed(error.to_string())),
+                serde_json::Value::Null,
+            ),
+        };
+        let mut state = self.lock();
+        state.details = details;
+        let agent = launched?;
+        let taken = state
+            .places
+            .values()
+            .any(|place| place.agent == Some(agent.pid));
+        if taken {
+            return Err(LaunchError::failed(
+                "the container is entered already, under its ID".to_owned(),
+            ));
+        }
+        if !agent.found {
+            self.shared
+                .metrics
+                .injected(agent.mode, None, begun.elapsed());
+        }
+        if let Some(place) = state.places.get_mut(&slot) {
+            place.agent = Some(agent.pid);
+        }
+        Ok(agent)
+    }
+
+    fn without_agent(&self, slot: Slot, failure: StartFailure, message: &str, is_final: bool) {
+        let mut state = self.lock();
+        if let Some(place) = state.places.get_mut(&slot) {
+            place.remark = Some(message.to_owned());
+        }
+        // Tasks that name their container do not depend on how this one is found.
+        if slot == DEFAULT {
+            for (key, named) in state.ledger.waiters(slot) {
+                if let Some(wanted) = named.as_deref().and_then(|id| ContainerRef::parse(id).ok()) {
+                    let other = self.place_of(&mut state, wanted);
+                    state.ledger.reassign(key, other);
+                }
+            }
+        }
+        if is_final {
+            state
+                .ledger
+                .unreachable(slot, failure, message, unix_millis());
+        } else {
+            state.ledger.waiting(slot, ("SandboxNotReady", message));
+        }
+        self.settle(&mut state);
+    }
+
+    /// Talks to an agent until it is gone, then clears up after it.
+    async fn converse(&self, slot: Slot, agent: Agent) {
+        let (orders, mut receiver) = mpsc::unbounded_channel();
+        let closed = match link::connect(agent.control.as_fd()) {
+            Ok(stream) => {
+                orders.send(Order::Hello { version: VERSION }).ok();
+                let mut conversation = Conversation::new(self, slot, &agent, orders);
+                let greeted = Arc::clone(&conversation.greeted);
+                let talk = link::converse(&stream, &mut receiver, |report, pipes| {
+                    conversation.hear(report, pipes);
+                });
+                let silence = async {
+                    if tokio::time::timeout(HELLO_PATIENCE, greeted.notified())
+                        .await
+                        .is_ok()
+                    {
+                        std::future::pending::<()>().await;
+                    }
+                };
+                tokio::select! {
+                    closed = talk => closed,
+                    () = silence => Closed::Protocol(format!(
+                        "no answer in {} s", HELLO_PATIENCE.as_secs()
+                    )),
+                }
+            }
+            Err(error) => Closed::Io(error),
+        };
+        self.part(slot, agent, &closed).await;
+    }
+
+    /// The conversation is over: finds out what that means for the tasks.
+    async fn part(&self, slot: Slot, agent: Agent, closed: &Closed) {
+        {
+            let mut state = self.lock();
+            if let Some(place) = state.places.get_mut(&slot) {
+                place.orders = None;
+                place.proved = false;
+                place.remark = Some(format!("the agent has to be replaced: {closed}"));
+            }
+            self.shared.metrics.set_ready(false);
+        }
+        // One that does not speak as it should is no agent, and must not go on unseen.
+        launch::kill(&agent);
+        let sessions = self.lock().ledger.sessions(slot);
+        let cleared = tokio::task::spawn_blocking(move || {
+            let restarted = launch::container_ended(&agent, CONTAINER_PATIENCE);
+            (restarted, launch::clear(&agent, &sessions))
+        });
+        let (restarted, cleared) = match cleared.await {
+            Ok(cleared) => cleared,
+            Err(error) => (false, Err(std::io::Error::other(error))),
+        };
+        let (reason, mut message) = if restarted {
+            (
+                LossReason::SandboxRestarted,
+                "the sandbox container ended".to_owned(),
+            )
+        } else {
+            let message = "the agent, the parent of all tasks in the sandbox, was killed";
+            (LossReason::AgentKilled, message.to_owned())
+        };
+        if let Err(error) = cleared {
+            message = format!("{message}; {error}");
+        }
+        tracing::warn!(closed = %closed, reason = ?reason, "the agent is gone");
+        self.shared.metrics.agent_restarted();
+        let mut state = self.lock();
+        if let Some(place) = state.places.get_mut(&slot) {
+            place.agent = None;
+            place.container_id = None;
+        }
+        state.ledger.lost(slot, reason, &message, unix_millis());
+        self.settle(&mut state);
+    }
+}
+
+/// What has been heard from one agent.
+#[derive(Debug)]
+struct Conversation<'a> {
+    engine: &'a Engine,
+    slot: Slot,
+    agent: &'a Agent,
+    orders: mpsc::UnboundedSender<Order>,
+    greeted: Arc<tokio::sync::Notify>,
+    /// Tasks that it knows, until it has said all.
+    snapshot: Option<Vec<TaskKey>>,
+    proofs: u64,
+}
+
+impl<'a> Conversation<'a> {
+    fn new(
+        engine: &'a Engine,
+        slot: Slot,
+        agent: &'a Agent,
+        orders: mpsc::UnboundedSender<Order>,
+    ) -> Self {
+        Self {
+            engine,
+            slot,
+            agent,
+            orders,
+            greeted: Arc::default(),
+            snapshot: Some(Vec::new()),
+            proofs: 0,
+        }
+    }
+
+    fn hear(&mut self, report: Report, pipes: Option<Pipes>) {
+        let mut guard = self.engine.lock();
+        let state = &mut *guard;
+        match report {
+            Report::Hello { version } => {
+                if version != VERSION {
+                    tracing::info!(version, "the agent speaks another version");
+                }
+            }
+            Report::Task(report) => self.hear_of_task(state, &report, pipes),
+            Report::SnapshotEnd => {
+                self.greeted.notify_one();
+                let known = self.snapshot.take().unwrap_or_default();
+                if let Some(place) = state.places.get_mut(&self.slot) {
+                    let wanted = place.wanted.take();
+                    *place = Place {
+                        wanted,
+                        orders: Some(self.orders.clone()),
+                        agent: Some(self.agent.pid),
+                        mode: Some(self.agent.mode),
+                        container_id: self.agent.container_id.clone(),
+                        environment: Arc::new(self.agent.environment.clone()),
+                        proved: false,
+                        remark: self.agent.remark.clone(),
+                    };
+                }
+                tracing::info!(
+                    mode = self.agent.mode.name(),
+                    agent = self.agent.pid,
+                    found = self.agent.found,
+                    tasks = known.len(),
+                    container = self.agent.container_id.as_deref(),
+                    "tasks can be given to the agent"
+                );
+                self.engine.shared.metrics.set_mode(self.agent.mode);
+                state.ledger.connected(self.slot, &known, unix_millis());
+                self.prove();
+            }
+            Report::Probe { number, failure } => self.proved(state, number, failure),
+        }
+        self.engine.settle(state);
+    }
+
+    fn hear_of_task(&mut self, state: &mut State, report: &TaskReport, pipes: Option<Pipes>) {
+        let key = report.key;
+        if let Some(snapshot) = &mut self.snapshot {
+            snapshot.push(key);
+        }
+        if let Some(pipes) = pipes {
+            let noted = report.note.as_deref().and_then(super::note::Note::decode);
+            let name = noted
+                .map(|note| note.task.name)
+                .or_else(|| state.ledger.name(key));
+            self.engine
+                .attach(state, key, &name.unwrap_or_default(), pipes);
+        }
+        let ends = !matches!(
+            report.state,
+            TaskState::Starting | TaskState::Running { .. }
+        );
+        if ends
+            && let Some(attached) = state
+                .outputs
+                .get(&key)
+                .and_then(|held| held.attached.as_ref())
+        {
+            // What it printed before it ended is there when its end is told.
+            attached.drain_now();
+        }
+        state.ledger.report(self.slot, report, unix_millis());
+        if report.gone
+            && let Some(held) = state.outputs.get_mut(&key)
+        {
+            held.close();
+        }
+    }
+
+    /// Has a process started in the sandbox that does nothing.
+    fn prove(&mut self) {
+        self.proofs += 1;
+        self.orders
+            .send(Order::Probe {
+                number: self.proofs,
+            })
+            .ok();
+    }
+
+    fn proved(&mut self, state: &mut State, number: u64, failure: Option<StartFault>) {
+        let Some(place) = state.places.get_mut(&self.slot) else {
+            return;
+        };
+        if let Some(fault) = failure {
+            let errno = nix::errno::Errno::from_raw(fault.errno);
+            let remark = format!(
+                "no process can be started in the sandbox container: {}",
+                errno.desc()
+            );
+            tracing::warn!(error = %remark, "not ready");
+            place.remark = Some(remark);
+            place.proved = false;
+            let orders = self.orders.downgrade();
+            self.proofs = number + 1;
+            tokio::spawn(async move {
+                tokio::time::sleep(PROOF_PAUSE).await;
+                if let Some(orders) = orders.upgrade() {
+                    orders.send(Order::Probe { number: number + 1 }).ok();
+                }
+            });
+        } else {
+            place.proved = true;
+            place.remark.clone_from(&self.agent.remark);
+        }
+        if self.slot == DEFAULT {
+            self.engine.shared.metrics.set_ready(place.proved);
+        }
+    }
+}

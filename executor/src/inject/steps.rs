@@ -1,0 +1,467 @@
+//! The steps of an injection, in order, and undoing them.
+
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::libc;
+
+use super::caller::{Caller, Progress};
+use super::child::{Child, ExecError, NotReady, Program};
+use super::failure::{Call, Failure};
+use super::image::{self, FillError, Strings};
+use super::memory::Memory;
+use super::process::Status;
+use super::tracee::{self, Refusal, Trouble};
+use super::{Injected, Request, precondition, threads};
+use crate::agent::protocol::AGENT_NAME;
+use crate::sys::ptrace;
+
+/// A thread other than the last to be tried is given so long to stop, at most.
+const SHORT_WAIT: Duration = Duration::from_millis(50);
+/// How long the end of a thread is waited for.
+const END_OF_THREAD: Duration = Duration::from_secs(5);
+
+const PROTECTION: u64 = (libc::PROT_READ | libc::PROT_WRITE).unsigned_abs() as u64;
+const MAPPING: u64 = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS).unsigned_abs() as u64;
+/// See the kernel's `include/uapi/linux/memfd.h`.
+const MFD_CLOEXEC: u64 = 1;
+const MFD_ALLOW_SEALING: u64 = 2;
+/// Since Linux 6.3; without it, `vm.memfd_noexec` decides.
+const MFD_EXEC: u64 = 0x10;
+const VFORK: u64 =
+    (libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PARENT | libc::SIGCHLD).unsigned_abs() as u64;
+/// Nobody may read it, so the kernel does not let what executes it be read either.
+const MODE: u64 = 0o111;
+
+/// All of it, on the thread that traces.
+pub(super) fn run(request: &Request, begun: Instant) -> Result<Injected, Failure> {
+    validate(request)?;
+    let context = Context {
+        request,
+        until: begun + request.time_limit,
+    };
+    let main = precondition::refuse_unfit(request.pid, request.start_time)?;
+    let mut caller = context.stop(&main)?;
+    let brought = context.bring_in(&mut caller, main.seccomp());
+    let given_back = caller.give_back();
+    match (brought, given_back) {
+        (Ok((child, number)), Ok(())) => context.wait_until_ready(child, number),
+        (Err(failure), Ok(())) => Err(failure),
+        (brought, Err((trouble, step))) => {
+            if let Ok((child, _)) = brought {
+                child.kill();
+            }
+            Err(context.not_given_back(trouble, step))
+        }
+    }
+}
+
+fn validate(request: &Request) -> Result<(), Failure> {
+    if request.argv.is_empty() {
+        return Err(Failure::Invalid(
+            "no arguments: the first is the program's name",
+        ));
+    }
+    if request
+        .argv
+        .iter()
+        .chain(&request.envp)
+        .any(|text| text.contains(&0))
+    {
+        return Err(Failure::Invalid(
+            "an argument or variable contains a NUL byte",
+        ));
+    }
+    if request.pid <= 0 || request.pid.unsigned_abs() == std::process::id() {
+        return Err(Failure::Invalid(
+            "the target must be another process, by its pid",
+        ));
+    }
+    Ok(())
+}
+
+struct Context<'a> {
+    request: &'a Request,
+    until: Instant,
+}
+
+impl Context<'_> {
+    /// Stops the thread that notices least and borrows it.
+    fn stop(&self, main: &Status) -> Result<Caller, Failure> {
+        let pid = self.request.pid;
+        let begun = Instant::now();
+        let candidates = threads::candidates(pid, main).map_err(|_| Failure::NoProcess { pid })?;
+        let mut last = Failure::NoProcess { pid };
+        for (index, tid) in candidates.iter().copied().enumerate() {
+            let now = Instant::now();
+            let left = self.until.saturating_duration_since(now);
+            // What is left after the last one is for an orderly failure.
+            let patience = if index + 1 == candidates.len() {
+                left * 3 / 4
+            } else {
+                (left / 4).min(SHORT_WAIT)
+            };
+            match tracee::stop(tid, now + patience) {
+                Ok(()) => return self.borrow(tid),
+                Err(Refusal::Seize(errno)) => return Err(self.refused(errno)),
+                Err(Refusal::GroupStop) => return Err(Failure::Stopped { pid }),
+                Err(Refusal::Kernel(errno)) => return Err(self.kernel("stopping a thread", errno)),
+                Err(Refusal::Ended) => last = Failure::TargetEnded { pid },
+                Err(Refusal::Late) => {
+                    let state = Status::of(pid, tid).map_or('?', |status| status.state());
+                    last = Failure::Stuck {
+                        pid,
+                        waited: begun.elapsed(),
+                        state,
+                    };
+                }
+            }
+        }
+        Err(last)
+    }
+
+    /// `PTRACE_SEIZE` was refused.
+    fn refused(&self, errno: Errno) -> Failure {
+        let pid = self.request.pid;
+        let Ok(status) = Status::of(pid, pid) else {
+            return Failure::NoProcess { pid };
+        };
+        match errno {
+            Errno::ESRCH => Failure::TargetEnded { pid },
+            _ if status.state() == 'Z' => Failure::Zombie { pid },
+            _ if status.tracer() != 0 => Failure::AlreadyTraced {
+                pid,
+                tracer: status.tracer(),
+            },
+            _ => Failure::PtraceRefused {
+                pid,
+                errno,
+                because: precondition::why_refused(&status),
+            },
+        }
+    }
+
+    fn borrow(&self, tid: i32) -> Result<Caller, Failure> {
+        let borrowed = self.examine(tid);
+        if borrowed.is_err() {
+            // It stands where it was stopped, with nothing changed.
+            let _ = ptrace::resume(tid, ptrace::Resume::Detached, 0);
+        }
+        borrowed
+    }
+
+    fn examine(&self, tid: i32) -> Result<Caller, Failure> {
+        let pid = self.request.pid;
+        // It cannot be reused any more, so this time it counts.
+        if super::process::start_time(pid) != Ok(self.request.start_time) {
+            return Err(Failure::NoProcess { pid });
+        }
+        let tracing = |errno| self.trouble(Trouble::from(errno), Call::Getpid);
+        let Some(mut registers) = ptrace::registers(tid).map_err(tracing)? else {
+            let found = "one of another register width, as 32-bit programs are".to_owned();
+            return Err(Failure::ForeignArchitecture { pid, found });
+        };
+        let memory =
+            Memory::open(pid, tid).map_err(|errno| self.kernel("opening its memory", errno))?;
+        let at = memory.find_instruction(&registers).map_err(tracing)?;
+        let at = at.ok_or(Failure::NoInstruction { pid })?;
+        memory.leave_restartable_sequence(tid, &mut registers);
+        Caller::borrow(pid, tid, registers, at, self.until)
+            .map_err(|trouble| self.trouble(trouble, Call::Getpid))
+    }
+
+    /// Everything between borrowing a thread and giving it back, which the caller does.
+    fn bring_in(&self, caller: &mut Caller, seccomp: u32) -> Result<(Child, i32), Failure> {
+        let strings = Strings::new(&self.request.argv, &self.request.envp, AGENT_NAME);
+        let step = Step {
+            context: self,
+            seccomp,
+        };
+        let arguments = [0, strings.len(), PROTECTION, MAPPING, u64::MAX, 0];
+        let undo = |caller: &mut Caller, base| unmap(caller, base, strings.len());
+        let base = step.call(caller, Call::Mmap, arguments, undo)?;
+        let outcome = step.with_memory(caller, &strings, base);
+        undo(caller, base);
+        outcome
+    }
+
+    fn wait_until_ready(&self, child: Child, number: i32) -> Result<Injected, Failure> {
+        let pid = child.pid();
+        match child.ready(number, self.until) {
+            Ok((pid, start_time, pidfd)) => Ok(Injected {
+                pid,
+                start_time,
+                pidfd,
+            }),
+            Err(NotReady::Ended(how)) => Err(Failure::AgentEnded { how }),
+            Err(NotReady::Late) => Err(Failure::AgentNotReady {
+                waited: self.request.time_limit,
+            }),
+            Err(NotReady::Kernel(errno)) => Err(Failure::Tracing {
+                pid,
+                step: "waiting for the injected program",
+                errno,
+            }),
+        }
+    }
+
+    fn not_given_back(&self, trouble: Trouble, step: Call) -> Failure {
+        let pid = self.request.pid;
+        match trouble {
+            Trouble::Ended => Failure::TargetEnded { pid },
+            _ => Failure::NotRestored { pid, step },
+        }
+    }
+
+    fn kernel(&self, step: &'static str, errno: Errno) -> Failure {
+        let pid = self.request.pid;
+        match errno {
+            Errno::ESRCH | Errno::ENOENT => Failure::TargetEnded { pid },
+            errno => Failure::Tracing { pid, step, errno },
+        }
+    }
+
+    fn trouble(&self, trouble: Trouble, step: Call) -> Failure {
+        let pid = self.request.pid;
+        match trouble {
+            Trouble::Ended => Failure::TargetEnded { pid },
+            Trouble::Late => Failure::TimeLimit {
+                pid,
+                limit: self.request.time_limit,
+                step,
+            },
+            Trouble::Fault(_) => Failure::CallFailed {
+                pid,
+                call: step,
+                errno: Errno::EFAULT,
+                because: "the thread faulted at the system call instruction",
+            },
+            Trouble::Kernel(errno) => self.kernel("a remote call", errno),
+        }
+    }
+}
+
+/// Steps with a borrowed thread.
+#[derive(Clone, Copy)]
+struct Step<'a> {
+    context: &'a Context<'a>,
+    seccomp: u32,
+}
+
+impl Step<'_> {
+    /// A call whose result has to be undone if it comes too late.
+    fn call(
+        self,
+        caller: &mut Caller,
+        call: Call,
+        arguments: [u64; 6],
+        undo: impl Fn(&mut Caller, u64),
+    ) -> Result<u64, Failure> {
+        let result = match caller.call(call, arguments) {
+            Ok(Progress::Returned(result)) => result,
+            Ok(Progress::Event(_)) => return Err(self.context.kernel("a remote call", Errno::EIO)),
+            Err(trouble) => {
+                caller.be_patient();
+                if let Ok(Some(late)) = caller.settle()
+                    && let Ok(late) = value(late)
+                {
+                    undo(caller, late);
+                }
+                return Err(self.context.trouble(trouble, call));
+            }
+        };
+        value(result).map_err(|errno| self.explain(call, errno))
+    }
+
+    fn with_memory(
+        self,
+        caller: &mut Caller,
+        strings: &Strings,
+        base: u64,
+    ) -> Result<(Child, i32), Failure> {
+        let memory = caller.memory();
+        memory
+            .and_then(|memory| memory.write(base, &strings.bytes(base)))
+            .map_err(|errno| self.context.kernel("writing its memory", errno))?;
+        let memfd = self.make_memfd(caller, strings.name(base))?;
+        let outcome = self.with_memfd(caller, strings, base, memfd);
+        close(caller, memfd);
+        outcome
+    }
+
+    fn make_memfd(self, caller: &mut Caller, name: u64) -> Result<u64, Failure> {
+        let flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
+        let make = |caller: &mut Caller, flags| {
+            self.call(caller, Call::MemfdCreate, [name, flags, 0, 0, 0, 0], close)
+        };
+        match make(caller, flags | MFD_EXEC) {
+            // A kernel that does not know the flag, and has no setting that asks for it.
+            Err(Failure::MemfdRefused {
+                errno: Errno::EINVAL,
+                ..
+            }) => make(caller, flags),
+            other => other,
+        }
+    }
+
+    fn with_memfd(
+        self,
+        caller: &mut Caller,
+        strings: &Strings,
+        base: u64,
+        memfd: u64,
+    ) -> Result<(Child, i32), Failure> {
+        let pid = self.context.request.pid;
+        let number =
+            i32::try_from(memfd).map_err(|_| self.context.kernel("its memfd", Errno::EBADF))?;
+        image::fill(pid, caller.tid(), number, &self.context.request.program).map_err(|error| {
+            match error {
+                FillError::Program(errno) => Failure::Program(errno),
+                FillError::Memfd(errno) => self.context.kernel("filling its memfd", errno),
+            }
+        })?;
+        self.call(caller, Call::Fchmod, [memfd, MODE, 0, 0, 0, 0], |_, _| ())?;
+        let (argv, envp) = strings.lists(base);
+        let program = Program {
+            memfd: number,
+            empty: strings.empty(base),
+            argv,
+            envp,
+        };
+        self.make_child(caller, program)
+    }
+
+    fn make_child(self, caller: &mut Caller, program: Program) -> Result<(Child, i32), Failure> {
+        let trouble = |trouble| self.context.trouble(trouble, Call::Clone);
+        let mut progress = caller
+            .call(Call::Clone, [VFORK, 0, 0, 0, 0, 0])
+            .map_err(trouble)?;
+        let mut child = None;
+        loop {
+            match progress {
+                Progress::Event(libc::PTRACE_EVENT_VFORK) => {
+                    let made = tracee::event_message(caller.tid());
+                    let made = made.map_err(|errno| trouble(errno.into()))?;
+                    child = Some(Child::execute(caller, made, program, self.context.until));
+                    // It waits for its child, which has executed the program or ended.
+                    caller.be_patient();
+                    progress = self.finish_clone(caller, &mut child)?;
+                }
+                Progress::Event(_) => progress = caller.go_on().map_err(trouble)?,
+                Progress::Returned(result) => {
+                    let number = value(result).map_err(|errno| self.explain(Call::Clone, errno))?;
+                    let number = i32::try_from(number).unwrap_or(0);
+                    return match child {
+                        Some(Ok(child)) => Ok((child, number)),
+                        Some(Err(error)) => Err(self.not_executed(error)),
+                        None => Err(self.context.kernel("making a child", Errno::EIO)),
+                    };
+                }
+            }
+        }
+    }
+
+    /// Goes on with `clone`; without a parent that returns from it, a child is not left either.
+    fn finish_clone(
+        self,
+        caller: &mut Caller,
+        child: &mut Option<Result<Child, ExecError>>,
+    ) -> Result<Progress, Failure> {
+        caller.go_on().map_err(|trouble| {
+            if let Some(Ok(child)) = child.take() {
+                child.kill();
+            }
+            self.context.trouble(trouble, Call::Clone)
+        })
+    }
+
+    fn not_executed(self, error: ExecError) -> Failure {
+        match error {
+            ExecError::Refused(errno) => self.explain(Call::Execveat, errno),
+            ExecError::Trouble(trouble) => self.context.trouble(trouble, Call::Execveat),
+        }
+    }
+
+    /// What it means that a call was refused.
+    fn explain(self, call: Call, errno: Errno) -> Failure {
+        let pid = self.context.request.pid;
+        // What filters answer with; the calls themselves answer otherwise.
+        if self.seccomp == 2 && matches!(errno, Errno::EPERM | Errno::ENOSYS) {
+            return Failure::SeccompRefused { pid, call, errno };
+        }
+        let because = because(call, errno);
+        match call {
+            Call::MemfdCreate => Failure::MemfdRefused {
+                pid,
+                errno,
+                because,
+            },
+            call => Failure::CallFailed {
+                pid,
+                call,
+                errno,
+                because,
+            },
+        }
+    }
+}
+
+fn because(call: Call, errno: Errno) -> &'static str {
+    match (call, errno) {
+        (Call::MemfdCreate, Errno::EACCES) => {
+            "vm.memfd_noexec is 2, so no memfd may be executed on this node"
+        }
+        (Call::MemfdCreate, Errno::EMFILE) => {
+            "all descriptors that RLIMIT_NOFILE allows it are open"
+        }
+        (Call::MemfdCreate, Errno::ENFILE) => "the node has no more open files",
+        (Call::MemfdCreate, Errno::ENOSYS) => "the kernel has no memfd",
+        (Call::Mmap, Errno::ENOMEM) => {
+            "no more memory mappings: RLIMIT_AS, vm.max_map_count or memory is exhausted"
+        }
+        (Call::Mmap, Errno::EAGAIN) => "it locks all its memory, and RLIMIT_MEMLOCK is reached",
+        (Call::Clone, Errno::EAGAIN) => {
+            "no more processes: RLIMIT_NPROC or the container's pids limit is reached"
+        }
+        (Call::Clone, Errno::EINVAL) => {
+            "it is the first process of a PID namespace, and cannot have siblings"
+        }
+        (Call::Execveat, Errno::EACCES) => "a security module forbids to execute a memfd",
+        (Call::Execveat, Errno::E2BIG) => "arguments and environment are too long",
+        (Call::Execveat, Errno::ENOEXEC) => "the program is not one of this architecture",
+        (Call::Execveat, Errno::ENOENT) => "the program is not static: its loader is not there",
+        (Call::Execveat, Errno::ETXTBSY) => "something keeps the memfd open for writing",
+        (_, errno) => errno.desc(),
+    }
+}
+
+/// The result of a call, or its error.
+fn value(result: i64) -> Result<u64, Errno> {
+    match i32::try_from(result) {
+        Ok(negative @ -4095..=-1) => Err(Errno::from_raw(-negative)),
+        _ => Ok(result.cast_unsigned()),
+    }
+}
+
+fn unmap(caller: &mut Caller, base: u64, length: u64) {
+    undo(caller, Call::Munmap, [base, length, 0, 0, 0, 0]);
+}
+
+fn close(caller: &mut Caller, descriptor: u64) {
+    undo(caller, Call::Close, [descriptor, 0, 0, 0, 0, 0]);
+}
+
+/// Neither call can fail for what was just made, except in a process that has ended.
+fn undo(caller: &mut Caller, call: Call, arguments: [u64; 6]) {
+    caller.be_patient();
+    let _ = caller.call(call, arguments);
+}
+
+/// Waits until a thread of this process has ended, and with it all that it traced. The thread that joins
+/// it goes on a little earlier.
+pub(super) fn wait_for_end_of_thread(tid: i32) {
+    let path = format!("/proc/self/task/{tid}");
+    let until = Instant::now() + END_OF_THREAD;
+    let gone = || Ok::<_, ()>((!std::path::Path::new(&path).exists()).then_some(()));
+    let _ = tracee::poll_until(until, gone);
+}

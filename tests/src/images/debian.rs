@@ -1,0 +1,111 @@
+//! The sandbox image: Debian with what tasks of users call, from Debian's packages. It is made once,
+//! which takes less than a minute, and kept in the cache under the hash of its recipe.
+
+use std::fs::{self, File, TryLockError};
+use std::path::Path;
+use std::process::Command;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use super::{Config, Image, SANDBOX, oci, once};
+use crate::kubernetes::{cache_directory, say};
+use crate::node::{Unavailable, packages};
+use crate::progress::{self, Report};
+
+/// What it is made with; a change of it makes another image.
+const RECIPE: [&str; 7] = [
+    "--variant=minbase",
+    "--include=python3,nodejs,procps",
+    // For reading only.
+    "--dpkgopt=path-exclude=/usr/share/doc/*",
+    "--dpkgopt=path-exclude=/usr/share/man/*",
+    "--dpkgopt=path-exclude=/usr/share/locale/*",
+    "--aptopt=Acquire::Retries \"3\"",
+    "bookworm",
+];
+/// Counts when something about the image changes that is not in the recipe.
+const REVISION: &str = "1";
+const ERROR_LINES: usize = 30;
+/// Where it is made before it gets its name.
+const STAGING_PREFIX: &str = "making-sandbox-";
+
+/// Debian with bash, python3, node and procps, as root, sleeping unless told otherwise. The cache
+/// needs 1 GB while it is made.
+///
+/// # Errors
+/// [`Unavailable`] if it cannot be made here.
+pub fn sandbox() -> Result<Image> {
+    static MADE: Mutex<Option<Image>> = Mutex::new(None);
+    once(&MADE, || {
+        let cache = cache_directory()?.join("images");
+        let key = super::toolchain::hash_of(&[RECIPE.as_slice(), &[REVISION]].concat());
+        let archive = cache.join(format!("sandbox-{key}-{}.tar", std::env::consts::ARCH));
+        if !archive.is_file() {
+            fs::create_dir_all(&cache)?;
+            let lock = File::create(cache.join("sandbox.lock"))?;
+            if let Err(TryLockError::WouldBlock) = lock.try_lock() {
+                say("waiting for another process that makes the sandbox image");
+                lock.lock()?;
+            }
+            if !archive.is_file() {
+                packages::ensure(&packages::SANDBOX_IMAGE)?;
+                make(&cache, &archive)?;
+            }
+        }
+        Ok(Image {
+            name: SANDBOX.to_owned(),
+            archive,
+        })
+    })
+}
+
+fn make(cache: &Path, archive: &Path) -> Result<()> {
+    // What a killed process left behind; nobody else is at it while the lock is held.
+    for entry in fs::read_dir(cache)?.flatten() {
+        if entry
+            .file_name()
+            .to_string_lossy()
+            .starts_with(STAGING_PREFIX)
+        {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    let staging = tempfile::Builder::new()
+        .prefix(STAGING_PREFIX)
+        .tempdir_in(cache)?;
+    let layer = staging.path().join("layer.tar");
+    // In a mount namespace of its own, so that no mount is left however it ends.
+    let mut command = Command::new(packages::path_of("unshare")?);
+    command
+        .args(["--mount", "--"])
+        .arg(packages::path_of("mmdebstrap")?)
+        .args(RECIPE)
+        .arg(&layer)
+        .env("TMPDIR", staging.path());
+    let report = Report {
+        what: "making the sandbox image from packages of Debian, once",
+        unit: "steps",
+        counts: |line| line.starts_with("I: ") || line.starts_with("done"),
+        delay: Duration::ZERO,
+        kept_lines: ERROR_LINES,
+    };
+    let (status, lines) = progress::follow(&mut command, &report)?;
+    ensure!(
+        status.success(),
+        Unavailable::new(format!(
+            "the sandbox image cannot be made: mmdebstrap: {status}; it ended with:\n{lines}"
+        ))
+    );
+    let config = Config {
+        arguments: vec!["sleep".to_owned(), "infinity".to_owned()],
+        ..Config::default()
+    };
+    let whole = staging.path().join("image.tar");
+    let mut output = std::io::BufWriter::with_capacity(1 << 20, File::create(&whole)?);
+    oci::write(&mut output, SANDBOX, &config, &mut File::open(&layer)?)?;
+    drop(output);
+    fs::rename(&whole, archive)?;
+    Ok(())
+}

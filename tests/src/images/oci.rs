@@ -1,0 +1,311 @@
+//! The format: an OCI image layout in a tar, with one layer, uncompressed.
+//! <https://github.com/opencontainers/image-spec/blob/main/image-layout.md>
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use tar::{EntryType, Header};
+
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A file of an image, owned by root.
+#[derive(Clone, Debug)]
+pub struct File {
+    path: String,
+    mode: u32,
+    content: Content,
+}
+
+#[derive(Clone, Debug)]
+enum Content {
+    Source(PathBuf),
+    Bytes(Vec<u8>),
+}
+
+impl File {
+    /// An executable at an absolute path, from this machine.
+    pub fn program(path: impl Into<String>, source: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            mode: 0o755,
+            content: Content::Source(source.into()),
+        }
+    }
+
+    /// A file with this mode and content, at an absolute path.
+    pub fn bytes(path: impl Into<String>, mode: u32, content: impl Into<Vec<u8>>) -> Self {
+        Self {
+            path: path.into(),
+            mode,
+            content: Content::Bytes(content.into()),
+        }
+    }
+}
+
+/// How containers of an image run, unless the pod says otherwise.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What `command` of a container replaces.
+    pub entrypoint: Vec<String>,
+    /// What `args` of a container replaces.
+    pub arguments: Vec<String>,
+    /// `NAME=value`; with a `PATH` by default.
+    pub env: Vec<String>,
+    /// User, and group after a colon, by number.
+    pub user: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            entrypoint: Vec::new(),
+            arguments: Vec::new(),
+            env: vec![PATH.to_owned()],
+            user: "0:0".to_owned(),
+        }
+    }
+}
+
+/// A layer of these files, the directories above them, and `/tmp`.
+pub(super) fn layer(files: &[File]) -> Result<Vec<u8>> {
+    let mut layer = tar::Builder::new(Vec::new());
+    let mut directories = vec![("tmp/".to_owned(), 0o1777)];
+    for file in files {
+        let Some(path) = file.path.strip_prefix('/') else {
+            bail!("{} is not an absolute path", file.path);
+        };
+        for (end, _) in path.match_indices('/') {
+            let directory = path.get(..=end).unwrap_or_default();
+            if !directories.iter().any(|(known, _)| known == directory) {
+                directories.push((directory.to_owned(), 0o755));
+            }
+        }
+    }
+    for (path, mode) in &directories {
+        let mut header = header(EntryType::Directory, *mode, 0);
+        layer.append_data(&mut header, path, io::empty())?;
+    }
+    for File {
+        path,
+        mode,
+        content,
+    } in files
+    {
+        let bytes = match content {
+            Content::Bytes(bytes) => bytes.clone(),
+            Content::Source(source) => {
+                fs::read(source).with_context(|| format!("read {}", source.display()))?
+            }
+        };
+        let mut header = header(EntryType::Regular, *mode, bytes.len() as u64);
+        layer.append_data(&mut header, path.trim_start_matches('/'), bytes.as_slice())?;
+    }
+    Ok(layer.into_inner()?)
+}
+
+fn header(kind: EntryType, mode: u32, size: u64) -> Header {
+    // Of no time and no user, so that the same content gives the same image.
+    let mut header = Header::new_ustar();
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_size(size);
+    header.set_mtime(0);
+    header.set_uid(0);
+    header.set_gid(0);
+    header
+}
+
+/// Writes the archive of the image `name`, with this layer.
+pub(super) fn write(
+    archive: impl Write,
+    name: &str,
+    config: &Config,
+    layer: &mut (impl Read + Seek),
+) -> Result<()> {
+    let (layer_digest, layer_size) = digest_of(layer)?;
+    layer.seek(SeekFrom::Start(0))?;
+    let Config {
+        entrypoint,
+        arguments,
+        env,
+        user,
+    } = config;
+    let config = serde_json::to_vec(&json!({
+        "architecture": architecture(),
+        "os": "linux",
+        "config": {"Entrypoint": entrypoint, "Cmd": arguments, "Env": env, "User": user},
+        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{layer_digest}")]},
+    }))?;
+    let (config_digest, config_size) = digest_of(&mut config.as_slice())?;
+    let manifest = serde_json::to_vec(&json!({
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": descriptor(CONFIG, &config_digest, config_size),
+        "layers": [descriptor(LAYER, &layer_digest, layer_size)],
+    }))?;
+    let (manifest_digest, manifest_size) = digest_of(&mut manifest.as_slice())?;
+    let mut manifest_descriptor = descriptor(MANIFEST, &manifest_digest, manifest_size);
+    if let Some(descriptor) = manifest_descriptor.as_object_mut() {
+        // What containerd calls it, whole; the standard has tags only.
+        descriptor.insert(
+            "annotations".to_owned(),
+            json!({"io.containerd.image.name": name}),
+        );
+    }
+    let index = serde_json::to_vec(&json!({
+        "schemaVersion": 2,
+        "mediaType": INDEX,
+        "manifests": [manifest_descriptor],
+    }))?;
+    let layout = serde_json::to_vec(&json!({"imageLayoutVersion": "1.0.0"}))?;
+
+    let mut tar = tar::Builder::new(archive);
+    let blob = |digest: &str| format!("blobs/sha256/{digest}");
+    append(
+        &mut tar,
+        "oci-layout",
+        layout.len() as u64,
+        layout.as_slice(),
+    )?;
+    append(&mut tar, "index.json", index.len() as u64, index.as_slice())?;
+    append(
+        &mut tar,
+        &blob(&manifest_digest),
+        manifest_size,
+        manifest.as_slice(),
+    )?;
+    append(
+        &mut tar,
+        &blob(&config_digest),
+        config_size,
+        config.as_slice(),
+    )?;
+    append(&mut tar, &blob(&layer_digest), layer_size, layer)?;
+    tar.into_inner()?.flush()?;
+    Ok(())
+}
+
+fn append(
+    tar: &mut tar::Builder<impl Write>,
+    path: &str,
+    size: u64,
+    content: impl Read,
+) -> io::Result<()> {
+    let mut header = header(EntryType::Regular, 0o644, size);
+    tar.append_data(&mut header, path, content)
+}
+
+fn descriptor(media_type: &str, digest: &str, size: u64) -> Value {
+    json!({"mediaType": media_type, "digest": format!("sha256:{digest}"), "size": size})
+}
+
+/// SHA-256 in hexadecimal, and the number of bytes.
+fn digest_of(content: &mut impl Read) -> io::Result<(String, u64)> {
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    let mut size = 0;
+    loop {
+        let read = content.read(&mut buffer)?;
+        let Some(bytes) = buffer.get(..read).filter(|bytes| !bytes.is_empty()) else {
+            break;
+        };
+        hash.update(bytes);
+        size += read as u64;
+    }
+    let mut text = String::new();
+    for byte in hash.finalize() {
+        write!(text, "{byte:02x}").map_err(io::Error::other)?;
+    }
+    Ok((text, size))
+}
+
+/// As the Go language calls it, and the standard with it.
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn entries(archive: &[u8]) -> BTreeMap<String, (u32, Vec<u8>)> {
+        let mut archive = tar::Archive::new(archive);
+        let entries = archive.entries().unwrap().map(|entry| {
+            let mut entry = entry.unwrap();
+            let path = entry.path().unwrap().to_str().unwrap().to_owned();
+            let mode = entry.header().mode().unwrap();
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content).unwrap();
+            (path, (mode, content))
+        });
+        entries.collect()
+    }
+
+    #[test]
+    fn a_layer_has_its_files_and_the_directories_above() {
+        let files = [
+            File::bytes("/etc/deep/file", 0o600, "content"),
+            File::bytes("/program", 0o755, "x"),
+        ];
+        let entries = entries(&layer(&files).unwrap());
+        let modes: Vec<_> = entries
+            .iter()
+            .map(|(path, (mode, _))| (path.as_str(), *mode))
+            .collect();
+        assert_eq!(
+            modes,
+            [
+                ("etc/", 0o755),
+                ("etc/deep/", 0o755),
+                ("etc/deep/file", 0o600),
+                ("program", 0o755),
+                ("tmp/", 0o1777),
+            ]
+        );
+        assert_eq!(entries["etc/deep/file"].1, b"content");
+    }
+
+    #[test]
+    fn relative_paths_are_refused() {
+        let error = layer(&[File::bytes("file", 0o600, "")]).unwrap_err();
+        assert_eq!(error.to_string(), "file is not an absolute path");
+    }
+
+    #[test]
+    fn every_blob_is_what_its_name_says() {
+        let layer = layer(&[File::bytes("/file", 0o600, "content")]).unwrap();
+        let mut archive = Vec::new();
+        let mut content = io::Cursor::new(layer);
+        write(&mut archive, "x/y:z", &Config::default(), &mut content).unwrap();
+        let entries = entries(&archive);
+        let blobs = entries.iter().filter_map(|(path, (_, content))| {
+            Some((path.strip_prefix("blobs/sha256/")?, content))
+        });
+        let mut count = 0;
+        for (digest, content) in blobs {
+            assert_eq!(digest_of(&mut content.as_slice()).unwrap().0, digest);
+            count += 1;
+        }
+        assert_eq!(count, 3);
+        let index: Value = serde_json::from_slice(&entries["index.json"].1).unwrap();
+        assert_eq!(
+            index.pointer("/manifests/0/annotations/io.containerd.image.name"),
+            Some(&json!("x/y:z"))
+        );
+    }
+}
