@@ -4,6 +4,7 @@
     clippy::tests_outside_test_module,
     clippy::unwrap_used,
     clippy::panic,
+    clippy::print_stderr,
     reason = "integration tests, and their helpers"
 )]
 
@@ -21,3 +22,5 @@ mod injected;
 mod starts;
 #[path = "agent/stops.rs"]
 mod stops;
+#[path = "agent/surroundings.rs"]
+mod surroundings;

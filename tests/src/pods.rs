@@ -5,17 +5,18 @@
 //! namespace. It is made into JSON, so a test can change whatever it likes before it is applied.
 
 mod processes;
+mod recipe;
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod as PodObject};
 use kube::Api;
-use kube::api::{DeleteParams, ListParams, PostParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 pub use self::processes::{processes_of, threads_of};
+pub use self::recipe::Recipe;
 
 use crate::cluster::TestNamespace;
 use crate::wait::{self, Probe};
@@ -27,144 +28,12 @@ pub const SANDBOX: &str = "sandbox-container";
 pub const EXECUTOR: &str = "task-executor";
 /// The executor finds the sandbox by this variable in its environment.
 pub const MARKER: &str = "SANDBOX_MAIN_CONTAINER";
+/// Annotation that [`Pod::crash`] counts in.
+const TOUCHES: &str = "opensandbox.local/touches";
 /// An image is there, so a pod starts within this, or something is wrong.
 const START_BOUND: Duration = Duration::from_mins(1);
 /// A pod that is deleted is gone within this.
 const END_BOUND: Duration = Duration::from_mins(1);
-
-/// What a pod is made of. [`Recipe::new`] is the seed's; fields replace parts of it.
-#[derive(Clone, Debug)]
-pub struct Recipe {
-    /// Image of the sandbox container, one of [`images`] or another that was imported.
-    pub image: String,
-    /// Its `command`; the image's own if absent.
-    pub command: Option<Vec<String>>,
-    /// Its environment, by literal values.
-    pub env: BTreeMap<String, String>,
-    /// Its `securityContext`.
-    pub security_context: Value,
-    /// Its `resources`.
-    pub resources: Value,
-    /// Adds [`MARKER`] to its environment.
-    pub marked: bool,
-    /// Arguments of the executor; `None`: a pod without that sidecar.
-    pub executor_args: Option<Vec<String>>,
-    /// Environment of the executor, by literal values.
-    pub executor_env: BTreeMap<String, String>,
-    /// Merged into the executor's container, such as probes or ports.
-    pub executor_extra: Value,
-    /// Merged into the pod's `spec`.
-    pub pod_extra: Value,
-}
-
-impl Recipe {
-    /// The seed's: `sleep infinity` in the sandbox image with the seed's resources, no
-    /// `securityContext`, and an executor with these arguments.
-    pub fn new<S: Into<String>>(executor_args: impl IntoIterator<Item = S>) -> Self {
-        Self {
-            image: images::SANDBOX.to_owned(),
-            command: Some(vec!["sleep".to_owned(), "infinity".to_owned()]),
-            env: BTreeMap::new(),
-            security_context: json!({}),
-            resources: json!({
-                "requests": {"cpu": "100m", "memory": "128Mi"},
-                "limits": {"cpu": "500m", "memory": "256Mi"},
-            }),
-            marked: false,
-            executor_args: Some(executor_args.into_iter().map(Into::into).collect()),
-            executor_env: BTreeMap::new(),
-            executor_extra: json!({}),
-            pod_extra: json!({}),
-        }
-    }
-
-    /// The same with [`images::TOOL`], which has no shell, doing this: `["threads", "8"]`.
-    #[must_use]
-    pub fn tool(mut self, arguments: &[&str]) -> Self {
-        images::TOOL.clone_into(&mut self.image);
-        let program = std::iter::once(images::TOOL_PROGRAM);
-        let command = program.chain(arguments.iter().copied()).map(str::to_owned);
-        self.command = Some(command.collect());
-        self
-    }
-
-    /// The same with a sandbox as restricted as Kubernetes can: this user, no capability, no new
-    /// privileges, the runtime's seccomp filter.
-    #[must_use]
-    pub fn restricted(mut self, user: u32) -> Self {
-        self.security_context = json!({
-            "runAsUser": user,
-            "runAsGroup": user,
-            "runAsNonRoot": user != 0,
-            "allowPrivilegeEscalation": false,
-            "capabilities": {"drop": ["ALL"]},
-            "seccompProfile": {"type": "RuntimeDefault"},
-        });
-        self
-    }
-
-    /// The pod's manifest.
-    pub fn manifest(&self, name: &str) -> Value {
-        let mut env = variables(&self.env);
-        if self.marked {
-            env.push(json!({"name": MARKER, "value": "true"}));
-        }
-        let mut sandbox = json!({
-            "name": SANDBOX,
-            "image": self.image,
-            "imagePullPolicy": "IfNotPresent",
-            "env": env,
-            "securityContext": self.security_context,
-            "resources": self.resources,
-        });
-        if let Some(command) = &self.command {
-            merge(&mut sandbox, &json!({"command": command}));
-        }
-        let mut containers = vec![sandbox];
-        if let Some(args) = &self.executor_args {
-            let mut executor = json!({
-                "name": EXECUTOR,
-                "image": images::EXECUTOR,
-                "imagePullPolicy": "IfNotPresent",
-                "args": args,
-                "env": variables(&self.executor_env),
-                "securityContext": {"capabilities": {"add": ["SYS_PTRACE"]}},
-                "resources": {
-                    "requests": {"cpu": "100m", "memory": "128Mi"},
-                    "limits": {"cpu": "500m", "memory": "256Mi"},
-                },
-            });
-            merge(&mut executor, &self.executor_extra);
-            containers.push(executor);
-        }
-        let mut spec = json!({
-            "shareProcessNamespace": true,
-            // Tests delete many pods; what does not end by SIGTERM ends soon after.
-            "terminationGracePeriodSeconds": 1,
-            "containers": containers,
-        });
-        merge(&mut spec, &self.pod_extra);
-        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec})
-    }
-}
-
-fn variables(env: &BTreeMap<String, String>) -> Vec<Value> {
-    env.iter()
-        .map(|(name, value)| json!({"name": name, "value": value}))
-        .collect()
-}
-
-/// Objects are merged, everything else replaces.
-fn merge(target: &mut Value, source: &Value) {
-    match (target, source) {
-        (Value::Object(target), Value::Object(source)) => {
-            for (key, value) in source {
-                merge(target.entry(key.clone()).or_insert(Value::Null), value);
-            }
-        }
-        (target, source) => source.clone_into(target),
-    }
-}
 
 /// What a command in a container did.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -403,20 +272,45 @@ impl<'a> Pod<'a> {
             nix::unistd::Pid::from_raw(pid),
             nix::sys::signal::Signal::SIGKILL,
         )?;
-        let what = format!("the restart of {container}");
-        self.wait_for(&what, START_BOUND, |object| {
-            let statuses = object
-                .status
-                .as_ref()
-                .and_then(|status| status.container_statuses.as_deref());
-            statuses.unwrap_or_default().iter().any(|status| {
-                status.name == container
-                    && status.restart_count > before.restart_count
-                    && status.container_id != before.container_id
-            })
-        })
-        .await?;
+        let what = format!("the restart of {container} in pod {}", self.name);
+        let mut poked = Instant::now();
+        let restarted = wait::until(&what, START_BOUND, async || {
+            let status = self.status(container).await?;
+            if status.restart_count > before.restart_count
+                && status.container_id != before.container_id
+            {
+                return Ok(Probe::Done(()));
+            }
+            // The time it backs off for is a second, but it looks again after ten, or when the pod
+            // changes.
+            if poked.elapsed() > Duration::from_secs(1) {
+                poked = Instant::now();
+                self.touch().await?;
+            }
+            Ok(Probe::not_yet(format!(
+                "restarts: {}",
+                status.restart_count
+            )))
+        });
+        if let Err(error) = restarted.await {
+            return Err(error.context(self.describe().await));
+        }
         self.wait_ready().await
+    }
+
+    /// Changes something about it that means nothing.
+    async fn touch(&self) -> Result<()> {
+        let object = self.object().await?;
+        let annotations = object.metadata.annotations.unwrap_or_default();
+        let touches = annotations
+            .get(TOUCHES)
+            .and_then(|count| count.parse::<u32>().ok());
+        let count = (touches.unwrap_or_default() + 1).to_string();
+        let patch = Patch::Merge(json!({"metadata": {"annotations": {TOUCHES: count}}}));
+        self.api()
+            .patch(&self.name, &PatchParams::default(), &patch)
+            .await?;
+        Ok(())
     }
 
     /// Deletes it and waits until it is gone.
@@ -528,43 +422,4 @@ fn hopeless(object: &PodObject) -> Option<(&str, &str)> {
             .or(ended)?;
         Some((status.name.as_str(), reason))
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_recipe_is_the_seeds() {
-        let manifest = Recipe::new(["serve"]).manifest("pod");
-        let at = |pointer: &str| manifest.pointer(pointer).cloned().unwrap_or_default();
-        assert_eq!(at("/spec/shareProcessNamespace"), json!(true));
-        assert_eq!(
-            at("/spec/containers/1/securityContext"),
-            json!({"capabilities": {"add": ["SYS_PTRACE"]}})
-        );
-        assert_eq!(at("/spec/containers/1/args"), json!(["serve"]));
-        assert_eq!(at("/spec/containers/0/env"), json!([]));
-        serde_json::from_value::<PodObject>(manifest).unwrap();
-    }
-
-    #[test]
-    fn parts_of_a_recipe_replace_the_seeds() {
-        let mut recipe = Recipe::new(Vec::<String>::new()).tool(&["threads", "8"]);
-        recipe.marked = true;
-        recipe.executor_extra = json!({"securityContext": {"privileged": false}});
-        recipe.pod_extra = json!({"hostNetwork": true});
-        let manifest = recipe.manifest("pod");
-        let at = |pointer: &str| manifest.pointer(pointer).cloned().unwrap_or_default();
-        assert_eq!(
-            at("/spec/containers/0/command"),
-            json!(["/sandbox-tool", "threads", "8"])
-        );
-        assert_eq!(at("/spec/containers/0/env/0/name"), json!(MARKER));
-        assert_eq!(
-            at("/spec/containers/1/securityContext"),
-            json!({"capabilities": {"add": ["SYS_PTRACE"]}, "privileged": false})
-        );
-        assert_eq!(at("/spec/hostNetwork"), json!(true));
-    }
 }

@@ -9,6 +9,7 @@
 //! It lives in the sandbox: in its memory, as its user, within reach of its signals. It waits for nobody,
 //! and is small.
 
+pub mod channels;
 pub mod connection;
 pub mod conversation;
 pub mod descendants;

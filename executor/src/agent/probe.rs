@@ -1,11 +1,11 @@
 //! The process that does nothing: proof that a process can be started here.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt as _;
 
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
 
 use super::protocol::{Exit, NOOP_NAME, Stage, StartFault};
 use super::start::{Outcome, Program, outcome};
@@ -36,14 +36,11 @@ impl Probes {
     ///
     /// This program cannot be opened.
     pub fn new() -> io::Result<Self> {
-        // Not to be read: the user of the sandbox may not.
-        let file = File::options()
-            .read(true)
-            .custom_flags(nix::libc::O_PATH)
-            .open("/proc/self/exe")?;
+        let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+        let file = open("/proc/self/exe", flags, Mode::empty())?;
         let name = std::ffi::CString::new(NOOP_NAME)?;
         Ok(Self {
-            program: Program::open(file.into(), name),
+            program: Program::open(file, name),
             running: Vec::new(),
         })
     }

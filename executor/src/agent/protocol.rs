@@ -70,7 +70,8 @@ pub enum Order {
         /// Between `SIGTERM` and `SIGKILL`, in milliseconds; `None` is the task's own.
         grace_millis: Option<u64>,
     },
-    /// Replace the note of a task.
+    /// Replace the note of a task. One that is not known is kept as a task that was never started here,
+    /// of which nothing is left: the executor tells an agent what the one before it knew.
     Note {
         /// Which.
         key: TaskKey,

@@ -6,15 +6,13 @@ use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd};
 use std::time::Instant;
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::signalfd::SignalFd;
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockType, recv, recvmsg, send, socketpair,
-};
-use nix::unistd::{Pid, pipe2};
+use nix::sys::socket::{MsgFlags, recv, recvmsg, send};
+use nix::unistd::Pid;
 
+use super::channels::{Channels, channels};
 use super::connection::Closed;
 use super::conversation::{Answer, Conversation, Records};
 use super::descendants::{Below, Pace};
@@ -190,6 +188,14 @@ impl Service {
                 let note = bounded(note)?;
                 if let Some(record) = self.records.get_mut(&key) {
                     record.note = note;
+                } else if self.records.len() < MAX_RECORDS {
+                    // Of an agent before this one.
+                    let never = StartFault {
+                        stage: Stage::Invalid,
+                        errno: 0,
+                    };
+                    let record = Record::not_started(note, never, unix_millis());
+                    self.records.insert(key, record);
                 }
             }
             Order::Forget { key } => {
@@ -386,27 +392,6 @@ impl Service {
 }
 
 type Begun = ([OwnedFd; 2], Supervisor, Option<u64>);
-
-struct Channels {
-    output: [OwnedFd; 2],
-    writing: [OwnedFd; 2],
-    near: OwnedFd,
-    far: OwnedFd,
-}
-
-fn channels() -> Result<Channels, Errno> {
-    let (stdout, stdout_writing) = pipe2(OFlag::O_CLOEXEC)?;
-    let (stderr, stderr_writing) = pipe2(OFlag::O_CLOEXEC)?;
-    let flags = SockFlag::SOCK_CLOEXEC;
-    let (near, far) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
-    let (output, writing) = ([stdout, stderr], [stdout_writing, stderr_writing]);
-    Ok(Channels {
-        output,
-        writing,
-        near,
-        far,
-    })
-}
 
 fn wish(supervisor: &OwnedFd, wish: Wish) {
     let mut buffer = [0; MAX_MESSAGE];

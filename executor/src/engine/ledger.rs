@@ -36,7 +36,7 @@ pub struct Slot(pub u32);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Start it; answered by a report, or by [`Ledger::refused`].
-    Start(Slot, TaskKey, Box<Task>, Note),
+    Start(Slot, TaskKey, Box<Note>),
     /// Stop it.
     Stop(Slot, TaskKey, StopCause),
     /// Have the agent keep this.
@@ -768,9 +768,9 @@ impl Ledger {
             }
             active += 1;
             entry.phase = Phase::Starting;
-            let task = Box::new(entry.task.clone());
+            let note = Box::new(entry.note());
             self.effects
-                .push(Effect::Start(entry.slot, entry.key, task, entry.note()));
+                .push(Effect::Start(entry.slot, entry.key, note));
         }
     }
 

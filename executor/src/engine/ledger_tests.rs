@@ -55,7 +55,7 @@ fn ended(key: TaskKey, code: i32, gone: bool) -> TaskReport {
 fn started(ledger: &mut Ledger) -> Vec<(TaskKey, Note)> {
     let effects = ledger.take_effects().into_iter();
     let starts = effects.filter_map(|effect| match effect {
-        Effect::Start(_, key, _, note) => Some((key, note)),
+        Effect::Start(_, key, note) => Some((key, *note)),
         _ => None,
     });
     starts.collect()
@@ -211,8 +211,8 @@ impl Agent {
     fn obey(&mut self, effects: Vec<Effect>, starts: &mut Vec<(String, Option<String>)>) {
         for effect in effects {
             match effect {
-                Effect::Start(_, key, task, note) => {
-                    starts.push((task.name.clone(), task.uid.clone()));
+                Effect::Start(_, key, note) => {
+                    starts.push((note.task.name.clone(), note.task.uid.clone()));
                     let report = TaskReport {
                         state: TaskState::Starting,
                         note: Some(note.encode()),
@@ -266,7 +266,7 @@ impl Agent {
         let next = match report.state {
             TaskState::Starting if !*stopping => running(report.key),
             TaskState::Ended { .. } => ended(report.key, 1, true),
-            _ => ended(report.key, i32::from(choice), choice % 2 == 0),
+            _ => ended(report.key, i32::from(choice), choice.is_multiple_of(2)),
         };
         report.state = next.state;
         report.gone = next.gone;

@@ -298,8 +298,8 @@ mod tests {
         let (near, far) = StdStream::pair().unwrap();
         near.set_nonblocking(true).unwrap();
         let stream = UnixStream::from_std(near).unwrap();
-        let (reader, mut writer) = std::io::pipe().unwrap();
-        let (other, _) = std::io::pipe().unwrap();
+        let (reader, mut writer) = io::pipe().unwrap();
+        let (other, _) = io::pipe().unwrap();
         let rights = [reader.as_raw_fd(), other.as_raw_fd()];
         let message = [ControlMessage::ScmRights(&rights)];
         let bytes = frame(&with_output());
@@ -310,7 +310,7 @@ mod tests {
         let (_orders, mut receiver) = mpsc::unbounded_channel();
         let mut got = Vec::new();
         let closed = converse(&stream, &mut receiver, |report, pipes| {
-            got.push((report, pipes))
+            got.push((report, pipes));
         });
         assert!(matches!(closed.await, Closed::ByAgent));
         let [(report, Some(pipes))] = &got[..] else {

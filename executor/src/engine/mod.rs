@@ -208,8 +208,8 @@ impl Engine {
             }
         };
         match effect {
-            Effect::Start(slot, key, task, note) => {
-                if let Some(other) = self.other_place(state, slot, &task) {
+            Effect::Start(slot, key, note) => {
+                if let Some(other) = self.other_place(state, slot, &note.task) {
                     match other {
                         Ok(other) => state.ledger.reassign(key, other),
                         Err((failure, message)) => {
@@ -223,7 +223,7 @@ impl Engine {
                     .get(&slot)
                     .map(|place| Arc::clone(&place.environment));
                 let environment = environment.unwrap_or_default();
-                match start::order(key, &task, &environment, note.encode()) {
+                match start::order(key, &note.task, &environment, note.encode()) {
                     Ok(order) => {
                         self.output(state, key);
                         send(state, slot, Order::Start(Box::new(order)));

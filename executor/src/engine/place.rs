@@ -19,7 +19,7 @@ use crate::pod::target::ContainerRef;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// So long tasks wait for a sandbox container to appear.
-const NO_CONTAINER_PATIENCE: Duration = Duration::from_secs(60);
+const NO_CONTAINER_PATIENCE: Duration = Duration::from_mins(1);
 /// So many refusals in a row are final for the tasks that wait.
 const REFUSALS: u32 = 3;
 /// An agent that does not answer in that time is none.

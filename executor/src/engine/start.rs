@@ -52,12 +52,11 @@ fn merged(environment: &[Vec<u8>], process: &Process) -> Vec<Vec<u8>> {
     });
     for entry in environment.iter().cloned().chain(task) {
         let name = entry.split(|byte| *byte == b'=').next().unwrap_or_default();
-        match places.get(name).and_then(|place| merged.get_mut(*place)) {
-            Some(place) => *place = entry,
-            None => {
-                places.insert(name.to_vec(), merged.len());
-                merged.push(entry);
-            }
+        if let Some(place) = places.get(name).and_then(|place| merged.get_mut(*place)) {
+            *place = entry;
+        } else {
+            places.insert(name.to_vec(), merged.len());
+            merged.push(entry);
         }
     }
     merged

@@ -36,6 +36,7 @@ const MODE: u64 = 0o111;
 /// All of it, on the thread that traces.
 pub(super) fn run(request: &Request, begun: Instant) -> Result<Injected, Failure> {
     validate(request)?;
+    tracee::wake_promptly();
     let context = Context {
         request,
         until: begun + request.time_limit,

@@ -22,11 +22,11 @@ pub(super) struct Bounds {
     pub(super) all: Quota,
 }
 
-/// A whole body, and the memory it is counted with; keep both together.
+/// A whole body, and the memory it is counted with as long as this lives.
 #[derive(Debug)]
 pub(super) struct Held {
     pub(super) bytes: Bytes,
-    pub(super) permit: Permit,
+    _permit: Permit,
 }
 
 /// Why a body was not read. The connection cannot be used any more then.
@@ -100,6 +100,6 @@ async fn collect(body: &mut Incoming, source: Source, bounds: &Bounds) -> Result
     }
     Ok(Held {
         bytes: collected.freeze(),
-        permit,
+        _permit: permit,
     })
 }

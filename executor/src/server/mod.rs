@@ -79,7 +79,7 @@ pub struct Limits {
     pub header: Duration,
     /// For a whole body. Default 30 s.
     pub body_read: Duration,
-    /// Between an answer and the next request. Default 60 s.
+    /// Between an answer and the next request. Default 1 min.
     pub idle: Duration,
     /// For a peer that does not take its answer, or is gone without a word. Default 30 s.
     pub write: Duration,
@@ -100,7 +100,7 @@ impl Default for Limits {
             bodies: 16 * 1024 * 1024,
             header: Duration::from_secs(10),
             body_read: Duration::from_secs(30),
-            idle: Duration::from_secs(60),
+            idle: Duration::from_mins(1),
             write: Duration::from_secs(30),
             linger: Duration::from_secs(2),
             bookmark: Duration::from_secs(15),

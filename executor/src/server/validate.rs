@@ -172,7 +172,7 @@ mod tests {
         check(&serde_json::from_value(task).unwrap()).err()
     }
 
-    fn process(process: Value) -> Option<String> {
+    fn process(process: &Value) -> Option<String> {
         let refusal = refusal(json!({"name": "a", "process": process}))?;
         assert!(!refusal.fails_upstream, "{refusal:?}");
         Some(refusal.message)
@@ -188,7 +188,7 @@ mod tests {
             json!({"command": ["x"], "env": null, "workingDir": "/tmp", "gracePeriodSeconds": 0}),
             json!({"command": ["x"], "env": [{"name": "A", "value": "1", "valueFrom": null}]}),
         ] {
-            assert_eq!(process(fine.clone()), None, "{fine}");
+            assert_eq!(process(&fine), None, "{fine}");
         }
         let named = |name: &str| refusal(json!({"name": name, "process": {"command": ["x"]}}));
         for name in ["a", "A_b.c", "名前", "a b", &"x".repeat(253)] {
@@ -246,7 +246,7 @@ mod tests {
                 "process.timeoutSeconds is more",
             ),
         ] {
-            let message = process(wrong).expect(part);
+            let message = process(&wrong).expect(part);
             assert!(message.contains(part), "{message}");
             assert!(!message.contains("secret"), "{message}");
         }

@@ -41,6 +41,18 @@ impl Agent {
 
     /// An agent whose process has been through `preparation`, some bash.
     pub(crate) fn start_after(preparation: &str) -> Self {
+        Self::start_under_after([], preparation)
+    }
+
+    /// An agent started by other programs, which become it.
+    pub(crate) fn start_under<'a>(programs: impl IntoIterator<Item = &'a str>) -> Self {
+        Self::start_under_after(programs, "true")
+    }
+
+    fn start_under_after<'a>(
+        programs: impl IntoIterator<Item = &'a str>,
+        preparation: &str,
+    ) -> Self {
         let (near, far) = socketpair(
             AddressFamily::Unix,
             SockType::SeqPacket,
@@ -49,9 +61,12 @@ impl Agent {
         )
         .unwrap();
         // Puts the control socket at 3, which is its standard input here.
-        let script = format!(r#"{preparation}; exec -a "$0" "$@" 3<&0 0</dev/null"#);
-        let child = Command::new("bash")
-            .args(["-c", &script, AGENT_NAME])
+        let script = format!(r#"{preparation}; exec -a "$0" "$@" 3<&0 0<&2"#);
+        let mut words: Vec<&str> = programs.into_iter().collect();
+        words.extend(["bash", "-c", &script, AGENT_NAME]);
+        let mut words = words.into_iter();
+        let child = Command::new(words.next().unwrap())
+            .args(words)
             .args([env!("CARGO_BIN_EXE_task-executor"), ARG_CHILD])
             .stdin(Stdio::from(far))
             .spawn()

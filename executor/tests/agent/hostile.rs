@@ -68,9 +68,12 @@ fn a_storm_that_grows_again_is_ended() {
 #[test]
 fn a_task_that_kills_its_supervisor_is_lost_with_all_it_has() {
     let mut agent = Agent::start();
-    let script = "(setsid sh -c 'setsid sleep 1000 & exec sleep 1000' &); echo up; \
-                  read x < /dev/null; kill -9 $PPID; sleep 1000";
+    let script = "(setsid sh -c 'setsid sleep 1000 & exec sleep 1000' &); \
+                  trap 'kill -9 $PPID' USR1; echo up; while :; do sleep 0.01; done";
     let (key, marker) = marked_task(&mut agent, shell(script));
+    let leader = agent.wait_running(key);
+    assert_eq!(agent.line(key), "up");
+    kill(Pid::from_raw(leader), Signal::SIGUSR1).unwrap();
     let task = agent.wait_gone(key);
     assert!(matches!(
         task.state,

@@ -4,7 +4,7 @@ use task_executor::agent::protocol::{
     Exit, Order, StartOrder, StopCause, TaskKey, TaskReport, TaskState,
 };
 
-use crate::client::{Agent, marked, marker, perl, shell, task};
+use crate::client::{Agent, eventually, marked, marker, perl, shell, state, task};
 use crate::ends::exit;
 
 const KILLED: Exit = Exit::Signal {
@@ -165,6 +165,10 @@ fn a_stop_of_what_is_gone_changes_nothing() {
 fn stopped_processes_are_ended() {
     let mut agent = Agent::start();
     let (key, marker) = started(&mut agent, shell("sleep 1000 & echo up; kill -STOP 0"));
+    let leader = agent.wait_running(key);
+    eventually("it stops itself", || {
+        (state(leader)?.0 == 'T').then_some(())
+    });
     agent.stop(key, Some(100));
     assert_eq!(exit(&stopped(&mut agent, key, &marker)), KILLED);
 }

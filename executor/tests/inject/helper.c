@@ -82,7 +82,9 @@ static volatile sig_atomic_t signals;
 static void count(int n) { (void)n; signals++; }
 
 static void *spin(void *counter) {
-    for (volatile unsigned long *c = counter;;) (*c)++;
+    volatile unsigned long *c = counter;
+    for (;;) (*c)++;
+    return NULL;
 }
 
 static void *spin_to(void *end) {
@@ -307,6 +309,12 @@ static int target(int argc, char **argv) {
         struct rlimit limit = {8, 8};
         setrlimit(RLIMIT_NOFILE, &limit);
         while (dup(0) >= 0) {}
+        say("ready\n");
+        for (;;) pause();
+    }
+    if (!strcmp(what, "no-processes")) {
+        struct rlimit limit = {1, 1};
+        setrlimit(RLIMIT_NPROC, &limit);
         say("ready\n");
         for (;;) pause();
     }

@@ -9,6 +9,7 @@
 //! server or needs special arguments starts its own with [`LocalCluster::start`].
 
 mod access;
+mod pki;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -22,11 +23,8 @@ use tokio::sync::{Mutex, OnceCell};
 
 pub use self::access::{TestNamespace, client_of};
 
-use crate::component::{
-    self, API_SERVER_IDENTITY, API_SERVER_NAMES, Audit, Component, ETCD_CLIENT_IDENTITY,
-    ETCD_IDENTITY, KUBE_API_SERVER, KUBELET_CLIENT_IDENTITY, Layout, Pki, Ports, TOKEN_IDENTITY,
-};
-use crate::credentials::{self, Authority, Login, kubeconfig, write_private};
+use crate::component::{self, Audit, Component, KUBE_API_SERVER, Layout, Pki, Ports};
+use crate::credentials::{Authority, Login, kubeconfig, write_private};
 use crate::guard::Guard;
 use crate::http::Tls;
 use crate::kubernetes::{self, Binaries, Unavailable, VERSION};
@@ -143,7 +141,7 @@ impl LocalCluster {
         let address = settings.address.unwrap_or(Ipv4Addr::LOCALHOST);
         let authority = Authority::generate()?;
         let authority_pem = authority.pem();
-        let pki = write_pki(&guard.directory().join("pki"), &authority, address)?;
+        let pki = pki::write(&guard.directory().join("pki"), &authority, address)?;
         let audit = if settings.audit {
             let policy = write_private(guard.directory().join("audit-policy.json"), AUDIT_POLICY)?;
             Some(Audit {
@@ -422,41 +420,4 @@ fn find<'a>(running: &'a mut [Running], component: &str) -> Result<&'a mut Runni
         .iter_mut()
         .find(|running| running.component.name == component)
         .with_context(|| format!("there is no component {component}"))
-}
-
-fn write_pki(directory: &Path, authority: &Authority, address: Ipv4Addr) -> Result<Pki> {
-    std::fs::create_dir(directory)?;
-    let address = address.to_string();
-    let mut names = API_SERVER_NAMES.to_vec();
-    if !names.contains(&address.as_str()) {
-        names.push(&address);
-    }
-    let pki = Pki::new(directory.to_owned());
-    write_private(pki.authority(), &authority.pem())?;
-    let identities = [
-        (
-            ETCD_IDENTITY,
-            authority.server(ETCD_IDENTITY, &["127.0.0.1"])?,
-        ),
-        (
-            ETCD_CLIENT_IDENTITY,
-            authority.user(ETCD_CLIENT_IDENTITY, &[])?,
-        ),
-        (
-            API_SERVER_IDENTITY,
-            authority.server(API_SERVER_IDENTITY, &names)?,
-        ),
-        (
-            KUBELET_CLIENT_IDENTITY,
-            authority.user(KUBELET_CLIENT_IDENTITY, &[MASTERS])?,
-        ),
-    ];
-    for (name, identity) in identities {
-        write_private(pki.certificate(name), &identity.certificate)?;
-        write_private(pki.key(name), &identity.key)?;
-    }
-    let (private, public) = credentials::token_keys()?;
-    write_private(pki.key(TOKEN_IDENTITY), &private)?;
-    write_private(pki.token_key(), &public)?;
-    Ok(pki)
 }

@@ -47,7 +47,7 @@ const KILL_BOUND: Duration = Duration::from_secs(10);
 
 /// The guard's program: `cluster-guard DIRECTORY` guards, with its own directory below the given
 /// one; `cluster-guard become PARENT PROGRAM ARGS...` is how it starts others. What begins with
-/// `space-` belongs to the namespaces of a node, see [`space`].
+/// `space-` belongs to the namespaces of a node, see `node/space.rs`.
 ///
 /// # Errors
 /// Wrong arguments, or a directory that cannot be made.

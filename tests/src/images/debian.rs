@@ -1,7 +1,9 @@
 //! The sandbox image: Debian with what tasks of users call, from Debian's packages. It is made once,
-//! which takes less than a minute, and kept in the cache under the hash of its recipe.
+//! which takes less than a minute, and kept in the cache under the hash of its recipe: the tree of its
+//! files, which nodes use as it is, and an archive with an empty layer in their place.
 
 use std::fs::{self, File, TryLockError};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
@@ -9,13 +11,14 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::{Config, Image, SANDBOX, oci, once};
+use super::{Config, Image, SANDBOX, once};
 use crate::kubernetes::{cache_directory, say};
 use crate::node::{Unavailable, packages};
 use crate::progress::{self, Report};
 
 /// What it is made with; a change of it makes another image.
-const RECIPE: [&str; 7] = [
+const RECIPE: [&str; 8] = [
+    "--format=directory",
     "--variant=minbase",
     "--include=python3,nodejs,procps",
     // For reading only.
@@ -32,7 +35,7 @@ const ERROR_LINES: usize = 30;
 const STAGING_PREFIX: &str = "making-sandbox-";
 
 /// Debian with bash, python3, node and procps, as root, sleeping unless told otherwise. The cache
-/// needs 1 GB while it is made.
+/// needs 500 MB.
 ///
 /// # Errors
 /// [`Unavailable`] if it cannot be made here.
@@ -41,27 +44,33 @@ pub fn sandbox() -> Result<Image> {
     once(&MADE, || {
         let cache = cache_directory()?.join("images");
         let key = super::toolchain::hash_of(&[RECIPE.as_slice(), &[REVISION]].concat());
-        let archive = cache.join(format!("sandbox-{key}-{}.tar", std::env::consts::ARCH));
-        if !archive.is_file() {
+        let directory = cache.join(format!("sandbox-{key}-{}", std::env::consts::ARCH));
+        if !directory.is_dir() {
             fs::create_dir_all(&cache)?;
+            // There are programs in it that run as root for anybody who reaches them.
+            fs::set_permissions(&cache, fs::Permissions::from_mode(0o700))?;
             let lock = File::create(cache.join("sandbox.lock"))?;
             if let Err(TryLockError::WouldBlock) = lock.try_lock() {
                 say("waiting for another process that makes the sandbox image");
                 lock.lock()?;
             }
-            if !archive.is_file() {
+            if !directory.is_dir() {
                 packages::ensure(&packages::SANDBOX_IMAGE)?;
-                make(&cache, &archive)?;
+                make(&cache, &directory)?;
             }
         }
+        let config = Config {
+            arguments: vec!["sleep".to_owned(), "infinity".to_owned()],
+            ..Config::default()
+        };
         Ok(Image {
-            name: SANDBOX.to_owned(),
-            archive,
+            tree: Some(directory),
+            ..super::static_image(SANDBOX, &[], &config)?
         })
     })
 }
 
-fn make(cache: &Path, archive: &Path) -> Result<()> {
+fn make(cache: &Path, directory: &Path) -> Result<()> {
     // What a killed process left behind; nobody else is at it while the lock is held.
     for entry in fs::read_dir(cache)?.flatten() {
         if entry
@@ -75,15 +84,14 @@ fn make(cache: &Path, archive: &Path) -> Result<()> {
     let staging = tempfile::Builder::new()
         .prefix(STAGING_PREFIX)
         .tempdir_in(cache)?;
-    let layer = staging.path().join("layer.tar");
+    let tree = staging.path().join("tree");
     // In a mount namespace of its own, so that no mount is left however it ends.
     let mut command = Command::new(packages::path_of("unshare")?);
     command
         .args(["--mount", "--"])
         .arg(packages::path_of("mmdebstrap")?)
         .args(RECIPE)
-        .arg(&layer)
-        .env("TMPDIR", staging.path());
+        .arg(&tree);
     let report = Report {
         what: "making the sandbox image from packages of Debian, once",
         unit: "steps",
@@ -98,14 +106,6 @@ fn make(cache: &Path, archive: &Path) -> Result<()> {
             "the sandbox image cannot be made: mmdebstrap: {status}; it ended with:\n{lines}"
         ))
     );
-    let config = Config {
-        arguments: vec!["sleep".to_owned(), "infinity".to_owned()],
-        ..Config::default()
-    };
-    let whole = staging.path().join("image.tar");
-    let mut output = std::io::BufWriter::with_capacity(1 << 20, File::create(&whole)?);
-    oci::write(&mut output, SANDBOX, &config, &mut File::open(&layer)?)?;
-    drop(output);
-    fs::rename(&whole, archive)?;
+    fs::rename(&tree, directory)?;
     Ok(())
 }

@@ -9,7 +9,6 @@ mod oci;
 mod toolchain;
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -35,6 +34,10 @@ pub const TOOL_PROGRAM: &str = "/sandbox-tool";
 pub struct Image {
     name: String,
     archive: PathBuf,
+    /// Identifies the one layer: the digest of its tar, with the algorithm.
+    layer: String,
+    /// Files that are put in the place of the layer's, so that a big one need not be unpacked.
+    tree: Option<PathBuf>,
 }
 
 impl Image {
@@ -46,6 +49,16 @@ impl Image {
     /// The archive.
     pub fn archive(&self) -> &Path {
         &self.archive
+    }
+
+    /// The layer, as snapshots of containerd are called.
+    pub(crate) fn layer(&self) -> &str {
+        &self.layer
+    }
+
+    /// Files that are to be put in the place of the layer's.
+    pub(crate) fn tree(&self) -> Option<&Path> {
+        self.tree.as_deref()
     }
 
     /// Bytes of the archive. Nothing in it is compressed.
@@ -71,11 +84,13 @@ pub fn static_image(name: &str, files: &[File], config: &Config) -> Result<Image
     let layer = oci::layer(files)?;
     // Two processes may do the same; the file that has the name is always whole.
     let staging = tempfile::NamedTempFile::new_in(&directory)?;
-    oci::write(staging.as_file(), name, config, &mut io::Cursor::new(layer))?;
+    let layer = oci::write(staging.as_file(), name, config, &layer)?;
     staging.persist(&archive)?;
     Ok(Image {
         name: name.to_owned(),
         archive,
+        layer,
+        tree: None,
     })
 }
 

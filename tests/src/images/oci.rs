@@ -1,9 +1,8 @@
 //! The format: an OCI image layout in a tar, with one layer, uncompressed.
 //! <https://github.com/opencontainers/image-spec/blob/main/image-layout.md>
 
-use std::fmt::Write as _;
 use std::fs;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
@@ -124,15 +123,14 @@ fn header(kind: EntryType, mode: u32, size: u64) -> Header {
     header
 }
 
-/// Writes the archive of the image `name`, with this layer.
+/// Writes the archive of the image `name`, with this layer, and returns the layer's digest.
 pub(super) fn write(
     archive: impl Write,
     name: &str,
     config: &Config,
-    layer: &mut (impl Read + Seek),
-) -> Result<()> {
-    let (layer_digest, layer_size) = digest_of(layer)?;
-    layer.seek(SeekFrom::Start(0))?;
+    layer: &[u8],
+) -> Result<String> {
+    let layer_digest = digest_of(layer);
     let Config {
         entrypoint,
         arguments,
@@ -143,17 +141,15 @@ pub(super) fn write(
         "architecture": architecture(),
         "os": "linux",
         "config": {"Entrypoint": entrypoint, "Cmd": arguments, "Env": env, "User": user},
-        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{layer_digest}")]},
+        "rootfs": {"type": "layers", "diff_ids": [layer_digest]},
     }))?;
-    let (config_digest, config_size) = digest_of(&mut config.as_slice())?;
     let manifest = serde_json::to_vec(&json!({
         "schemaVersion": 2,
         "mediaType": MANIFEST,
-        "config": descriptor(CONFIG, &config_digest, config_size),
-        "layers": [descriptor(LAYER, &layer_digest, layer_size)],
+        "config": descriptor(CONFIG, &config),
+        "layers": [descriptor(LAYER, layer)],
     }))?;
-    let (manifest_digest, manifest_size) = digest_of(&mut manifest.as_slice())?;
-    let mut manifest_descriptor = descriptor(MANIFEST, &manifest_digest, manifest_size);
+    let mut manifest_descriptor = descriptor(MANIFEST, &manifest);
     if let Some(descriptor) = manifest_descriptor.as_object_mut() {
         // What containerd calls it, whole; the standard has tags only.
         descriptor.insert(
@@ -169,63 +165,32 @@ pub(super) fn write(
     let layout = serde_json::to_vec(&json!({"imageLayoutVersion": "1.0.0"}))?;
 
     let mut tar = tar::Builder::new(archive);
-    let blob = |digest: &str| format!("blobs/sha256/{digest}");
-    append(
-        &mut tar,
-        "oci-layout",
-        layout.len() as u64,
-        layout.as_slice(),
-    )?;
-    append(&mut tar, "index.json", index.len() as u64, index.as_slice())?;
-    append(
-        &mut tar,
-        &blob(&manifest_digest),
-        manifest_size,
-        manifest.as_slice(),
-    )?;
-    append(
-        &mut tar,
-        &blob(&config_digest),
-        config_size,
-        config.as_slice(),
-    )?;
-    append(&mut tar, &blob(&layer_digest), layer_size, layer)?;
+    append(&mut tar, "oci-layout", &layout)?;
+    append(&mut tar, "index.json", &index)?;
+    for blob in [&manifest, &config, layer] {
+        let path = format!("blobs/{}", digest_of(blob).replace(':', "/"));
+        append(&mut tar, &path, blob)?;
+    }
     tar.into_inner()?.flush()?;
-    Ok(())
+    Ok(layer_digest)
 }
 
-fn append(
-    tar: &mut tar::Builder<impl Write>,
-    path: &str,
-    size: u64,
-    content: impl Read,
-) -> io::Result<()> {
-    let mut header = header(EntryType::Regular, 0o644, size);
+fn append(tar: &mut tar::Builder<impl Write>, path: &str, content: &[u8]) -> io::Result<()> {
+    let mut header = header(EntryType::Regular, 0o644, content.len() as u64);
     tar.append_data(&mut header, path, content)
 }
 
-fn descriptor(media_type: &str, digest: &str, size: u64) -> Value {
-    json!({"mediaType": media_type, "digest": format!("sha256:{digest}"), "size": size})
+fn descriptor(media_type: &str, content: &[u8]) -> Value {
+    json!({"mediaType": media_type, "digest": digest_of(content), "size": content.len()})
 }
 
-/// SHA-256 in hexadecimal, and the number of bytes.
-fn digest_of(content: &mut impl Read) -> io::Result<(String, u64)> {
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    let mut size = 0;
-    loop {
-        let read = content.read(&mut buffer)?;
-        let Some(bytes) = buffer.get(..read).filter(|bytes| !bytes.is_empty()) else {
-            break;
-        };
-        hash.update(bytes);
-        size += read as u64;
-    }
-    let mut text = String::new();
-    for byte in hash.finalize() {
-        write!(text, "{byte:02x}").map_err(io::Error::other)?;
-    }
-    Ok((text, size))
+/// `sha256:` and the digest in hexadecimal.
+fn digest_of(content: &[u8]) -> String {
+    Sha256::digest(content)
+        .iter()
+        .fold("sha256:".to_owned(), |text, byte| {
+            format!("{text}{byte:02x}")
+        })
 }
 
 /// As the Go language calls it, and the standard with it.
@@ -240,6 +205,7 @@ fn architecture() -> &'static str {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::io::Read as _;
 
     use super::*;
 
@@ -290,18 +256,16 @@ mod tests {
     fn every_blob_is_what_its_name_says() {
         let layer = layer(&[File::bytes("/file", 0o600, "content")]).unwrap();
         let mut archive = Vec::new();
-        let mut content = io::Cursor::new(layer);
-        write(&mut archive, "x/y:z", &Config::default(), &mut content).unwrap();
+        let digest = write(&mut archive, "x/y:z", &Config::default(), &layer).unwrap();
         let entries = entries(&archive);
-        let blobs = entries.iter().filter_map(|(path, (_, content))| {
-            Some((path.strip_prefix("blobs/sha256/")?, content))
-        });
-        let mut count = 0;
-        for (digest, content) in blobs {
-            assert_eq!(digest_of(&mut content.as_slice()).unwrap().0, digest);
-            count += 1;
-        }
-        assert_eq!(count, 3);
+        let blobs: Vec<_> = entries
+            .iter()
+            .filter_map(|(path, (_, content))| Some((path.strip_prefix("blobs/")?, content)))
+            .map(|(path, content)| (path.replace('/', ":"), digest_of(content)))
+            .collect();
+        assert_eq!(blobs.len(), 3);
+        assert!(blobs.iter().all(|(name, digest)| name == digest));
+        assert!(blobs.iter().any(|(name, _)| *name == digest));
         let index: Value = serde_json::from_slice(&entries["index.json"].1).unwrap();
         assert_eq!(
             index.pointer("/manifests/0/annotations/io.containerd.image.name"),

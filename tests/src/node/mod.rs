@@ -11,9 +11,11 @@
 
 mod components;
 mod control_group;
+mod machine;
 mod network;
 pub(crate) mod packages;
 pub(crate) mod space;
+mod starting;
 
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
@@ -24,22 +26,19 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::{ConfigMap, Node as NodeObject, ServiceAccount};
 use kube::Api;
-use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC, statfs};
-use serde_json::Value;
 use tokio::process::Command;
 use tokio::sync::{Mutex, OnceCell};
 
 pub(crate) use self::components::PAUSE_IMAGE;
 pub use self::packages::Unavailable;
 
-use self::components::{KUBE_PROXY_HEALTH_PORT, KUBELET_HEALTH_PORT, ServerFiles, Site};
+use self::components::Site;
 use self::network::Network;
 use self::space::Space;
+use self::starting::Starting;
 use crate::cluster::{self, TestNamespace};
-use crate::component::free_ports;
-use crate::credentials::write_private;
 use crate::kubernetes;
-use crate::process::{Launch, Program};
+use crate::process::Program;
 use crate::wait::{self, Probe};
 use crate::{Guard, LocalCluster, Settings, images};
 
@@ -49,8 +48,6 @@ pub const NODE_NAME: &str = "node";
 const START_BOUND: Duration = Duration::from_mins(1);
 /// The kubelet and the controllers agree on the node within this.
 const READY_BOUND: Duration = Duration::from_mins(2);
-/// Where the node's directory is, if not with other temporary files.
-const BASES: [&str; 1] = ["/dev/shm"];
 
 /// The node that the tests of this process share, started by the first that asks. It ends with the
 /// process. `None`: no node can be had on this machine, and that was said loudly; the test is to
@@ -104,14 +101,14 @@ impl Node {
     /// failed, with the end of its log.
     pub async fn start(settings: Settings) -> Result<Self> {
         let binaries = tokio::task::spawn_blocking(|| {
-            check_user()?;
+            machine::check_rights()?;
             packages::ensure(&packages::NODE)?;
             Ok::<_, anyhow::Error>(kubernetes::ensure_node_binaries()?)
         })
         .await??;
         let pause = tokio::task::spawn_blocking(images::pause).await??;
 
-        let guard = Guard::start_in(base_directory()?).await?;
+        let guard = Guard::start_in(machine::base_directory()?).await?;
         let directory = guard.directory().join("node");
         std::fs::create_dir(&directory)?;
         control_group::make(guard.control_group())?;
@@ -205,9 +202,27 @@ impl Node {
         // Held meanwhile, so that concurrent tests wait for one import instead of starting theirs.
         let mut images = self.images.lock().await;
         if !images.contains(image.name()) {
-            import(&self.directory.join("containerd.sock"), image).await?;
+            let socket = self.directory.join("containerd.sock");
+            import(&socket, image).await?;
+            if let Some(tree) = image.tree() {
+                self.substitute(&socket, image.layer(), tree).await?;
+            }
             images.insert(image.name().to_owned());
         }
+        Ok(())
+    }
+
+    /// Puts files in the place of those of a layer that was unpacked, in the node's mount namespace.
+    async fn substitute(&self, socket: &Path, layer: &str, tree: &Path) -> Result<()> {
+        // A view of one layer is a bind mount of it, which says where it is.
+        let view = "substitute";
+        snapshots(socket, &["view", view, layer]).await?;
+        let mount = snapshots(socket, &["mounts", "/", view]).await?;
+        snapshots(socket, &["remove", view]).await?;
+        let place = mount.split_whitespace().find(|word| word.starts_with('/'));
+        let place = place.with_context(|| format!("no place of the layer in {mount:?}"))?;
+        let tree = tree.to_str().context("the path of a tree is text")?;
+        self.run("mount", &["--bind", tree, place]).await?;
         Ok(())
     }
 
@@ -287,179 +302,29 @@ async fn account_exists(
     .await
 }
 
-/// What is needed while programs are started.
-struct Starting<'a> {
-    cluster: &'a LocalCluster,
-    space: &'a Space,
-    site: &'a Site<'a>,
-}
-
-impl Starting<'_> {
-    async fn control_plane(&self) -> Result<Vec<Program>> {
-        let [manager_port, scheduler_port] = free_ports()?;
-        let start = async |name: &str, port: u16, args: Vec<String>| {
-            let program = self.cluster.binaries().path(name);
-            let launch = Launch {
-                rank: 100,
-                ..Launch::new(name, program).args(args)
-            };
-            let program = self.cluster.guard().run(launch).await?;
-            let url = format!("https://127.0.0.1:{port}/healthz");
-            self.healthy(&program, &url).await?;
-            Ok::<_, anyhow::Error>(program)
-        };
-        let name = "kube-controller-manager";
-        let manager = self.site.controller_manager(
-            &self.kubeconfig("system:kube-controller-manager", &[])?,
-            &self.cluster.pki().key("service-accounts"),
-            manager_port,
-            &self.server(name, Ipv4Addr::LOCALHOST)?,
-        );
-        let manager = start(name, manager_port, manager);
-        let name = "kube-scheduler";
-        let scheduler = components::scheduler(
-            &self.kubeconfig("system:kube-scheduler", &[])?,
-            scheduler_port,
-            &self.server(name, Ipv4Addr::LOCALHOST)?,
-        );
-        let scheduler = start(name, scheduler_port, scheduler);
-        let (manager, scheduler) = tokio::try_join!(manager, scheduler)?;
-        Ok(vec![manager, scheduler])
-    }
-
-    async fn workers(&self, pause: &images::Image) -> Result<Vec<Program>> {
-        let site = self.site;
-        let containerd = self.containerd().await?;
-        import(&site.containerd_socket(), pause).await?;
-
-        let node = site.network.node();
-        let server = self.server("kubelet", node)?;
-        let config = self.write("kubelet.json", &site.kubelet(&server))?;
-        let user = format!("system:node:{NODE_NAME}");
-        let args = site.kubelet_args(&config, &self.kubeconfig(&user, &["system:nodes"])?);
-        let url = format!("http://{node}:{KUBELET_HEALTH_PORT}/healthz");
-        let kubelet = self.inside("kubelet", args, url);
-
-        let kubeconfig = self.kubeconfig("system:kube-proxy", &[])?;
-        let config = self.write("kube-proxy.json", &site.kube_proxy(&kubeconfig))?;
-        let args = vec![format!("--config={}", config.display())];
-        // It is healthy once it knows its node, which the kubelet makes known.
-        let url = format!("http://{node}:{KUBE_PROXY_HEALTH_PORT}/livez");
-        let proxy = self.inside("kube-proxy", args, url);
-        let (kubelet, proxy) = tokio::try_join!(kubelet, proxy)?;
-        Ok(vec![containerd, kubelet, proxy])
-    }
-
-    async fn containerd(&self) -> Result<Program> {
-        let site = self.site;
-        std::fs::create_dir(site.cni_directory())?;
-        let conflist = site.cni_directory().join("10-opensandbox.conflist");
-        std::fs::write(conflist, serde_json::to_vec_pretty(&site.cni())?)?;
-        let config = site.directory.join("containerd.toml");
-        std::fs::write(&config, site.containerd()?)?;
-        let launch = Launch::new("containerd", packages::path_of("containerd")?)
-            .args([format!("--config={}", config.display())])
-            // Of the plugins, only those that are told: those in PATH need not be there for it.
-            .env("PATH", search_path());
-        let program = self.cluster.guard().run(self.space.inside(launch)?).await?;
-        let booted = |line: &str| line.contains("containerd successfully booted");
-        program
-            .wait_for_line("that it works", START_BOUND, booted)
-            .await?;
-        Ok(program)
-    }
-
-    async fn inside(&self, name: &str, args: Vec<String>, url: String) -> Result<Program> {
-        let launch = Launch::new(name, self.cluster.binaries().path(name))
-            .args(args)
-            .env("PATH", search_path());
-        let program = self.cluster.guard().run(self.space.inside(launch)?).await?;
-        self.healthy(&program, &url).await?;
-        Ok(program)
-    }
-
-    async fn healthy(&self, program: &Program, url: &str) -> Result<()> {
-        let tls = Some(self.cluster.tls());
-        let result = program.wait_for_ok(url, tls, START_BOUND).await;
-        result.with_context(|| {
-            let log = program.log().unwrap_or_default();
-            let lines: Vec<_> = log.lines().rev().take(20).collect();
-            let tail = lines.into_iter().rev().collect::<Vec<_>>().join("\n");
-            format!("{}; its log ends with:\n{tail}", program.name())
-        })
-    }
-
-    fn kubeconfig(&self, user: &str, groups: &[&str]) -> Result<PathBuf> {
-        self.cluster.kubeconfig_for(user, groups)
-    }
-
-    fn server(&self, name: &str, address: Ipv4Addr) -> Result<ServerFiles> {
-        let (pki, address) = (self.cluster.pki(), address.to_string());
-        let identity = self.cluster.authority().server(name, &[&address])?;
-        Ok(ServerFiles {
-            certificate: write_private(pki.certificate(name), &identity.certificate)?,
-            key: write_private(pki.key(name), &identity.key)?,
-        })
-    }
-
-    fn write(&self, name: &str, config: &Value) -> Result<PathBuf> {
-        let path = self.site.directory.join(name);
-        std::fs::write(&path, serde_json::to_vec_pretty(config)?)?;
-        Ok(path)
-    }
-}
-
-/// `PATH` with the directories of administrators, where runc and iptables are.
-fn search_path() -> String {
-    let path = std::env::var("PATH").unwrap_or_default();
-    format!("{path}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-}
-
 async fn import(socket: &Path, image: &images::Image) -> Result<()> {
-    let mut command = Command::new(packages::path_of("ctr")?);
-    command
-        .arg("--address")
-        .arg(socket)
-        .args(["--namespace", "k8s.io", "images", "import"])
-        .arg(image.archive());
+    let mut command = ctr(socket)?;
+    command.args(["images", "import"]).arg(image.archive());
     output_of(command)
         .await
         .with_context(|| format!("import the image {}", image.name()))?;
     Ok(())
 }
 
-fn check_user() -> Result<(), Unavailable> {
-    if nix::unistd::geteuid().is_root() {
-        Ok(())
-    } else {
-        Err(Unavailable::new(
-            "only root can run one.\nRemedies: run the tests as root, such as in a container or a \
-             virtual machine of their own.",
-        ))
-    }
+async fn snapshots(socket: &Path, args: &[&str]) -> Result<String> {
+    let mut command = ctr(socket)?;
+    command.arg("snapshots").args(args);
+    output_of(command).await
 }
 
-/// A directory that containers can have their file systems in: overlays of overlays are refused. On a
-/// disk if possible, since the memory of a container includes what it writes to memory.
-fn base_directory() -> Result<PathBuf> {
-    let temporary = std::env::temp_dir();
-    let candidates = std::iter::once(temporary).chain(BASES.map(PathBuf::from));
-    // What is below these is another directory to the node.
-    let candidates: Vec<_> = candidates
-        .filter(|path| !["/var", "/run"].iter().any(|own| path.starts_with(own)))
-        .filter_map(|path| {
-            let kind = statfs(&path).ok()?.filesystem_type();
-            (kind != OVERLAYFS_SUPER_MAGIC).then_some((kind == TMPFS_MAGIC, path))
-        })
-        .collect();
-    let best = candidates.into_iter().min_by_key(|(memory, _)| *memory);
-    let (_, path) = best.ok_or_else(|| {
-        Unavailable::new(
-            "containers need a directory that is not on an overlay.\n\
-             Remedies: set TMPDIR to one; in a container, to a volume.",
-        )
-    })?;
-    Ok(path)
+fn ctr(socket: &Path) -> Result<Command> {
+    let mut command = Command::new(packages::path_of("ctr")?);
+    command
+        .arg("--address")
+        .arg(socket)
+        // Where the kubelet's are.
+        .args(["--namespace", "k8s.io"]);
+    Ok(command)
 }
 
 /// Runs a program to its end, and returns what it printed.
