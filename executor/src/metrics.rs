@@ -17,7 +17,6 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Metric, Registry, Unit};
 
 use crate::launch::Mode;
-use crate::output::Stream;
 
 /// Content type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -49,14 +48,22 @@ struct OfMode {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfStream {
-    stream: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Answered {
     route: &'static str,
     code: u16,
+}
+
+/// What other parts count, as of now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Measured {
+    /// Bytes that tasks printed.
+    pub output_bytes: u64,
+    /// Of those, the ones that the buffers keep no more.
+    pub output_dropped_bytes: u64,
+    /// Of those, the ones that this container's log leaves out.
+    pub log_dropped_bytes: u64,
+    /// Tasks whose process runs.
+    pub tasks_running: usize,
 }
 
 /// All metrics of the program, and the registry that renders them.
@@ -70,23 +77,20 @@ pub struct Metrics {
     task_duration: Histogram,
     injection_duration: Histogram,
     injections: Family<Injection, Counter>,
-    output_bytes: Family<OfStream, Counter>,
-    output_dropped_bytes: Family<OfStream, Counter>,
+    output_bytes: Counter,
+    output_dropped_bytes: Counter,
     http_requests: Family<Answered, Counter>,
     auth_rejections: Family<Reason, Counter>,
     connections_refused: Counter,
     agent_restarts: Counter,
     ready: Gauge,
     mode_info: Family<OfMode, Gauge>,
-    /// `tasks_running`: tasks whose process runs.
-    pub tasks_running: Gauge,
+    tasks_running: Gauge,
     /// `connections`: open connections.
     pub connections: Gauge,
     /// `streams`: watches and followed logs at the moment.
     pub streams: Gauge,
-    /// `log_dropped_bytes_total`: task output not repeated in this container's log, because it came
-    /// faster than the log's rate.
-    pub log_dropped_bytes: Counter,
+    log_dropped_bytes: Counter,
 }
 
 impl fmt::Debug for Metrics {
@@ -203,20 +207,17 @@ impl Metrics {
         self.injection_duration.observe(duration.as_secs_f64());
     }
 
-    /// `output_bytes_total{stream}`: a task printed so many bytes.
-    pub fn output(&self, stream: Stream, bytes: u64) {
-        let stream = stream.name();
-        self.output_bytes
-            .get_or_create(&OfStream { stream })
-            .inc_by(bytes);
-    }
-
-    /// `output_dropped_bytes_total{stream}`: so many of them are not kept any more.
-    pub fn output_dropped(&self, stream: Stream, bytes: u64) {
-        let stream = stream.name();
-        self.output_dropped_bytes
-            .get_or_create(&OfStream { stream })
-            .inc_by(bytes);
+    /// Brings up to date what is counted elsewhere: `output_bytes_total`, `output_dropped_bytes_total`,
+    /// `log_dropped_bytes_total`, `tasks_running`. Totals since the start of the program never shrink.
+    pub fn measured(&self, measured: Measured) {
+        let raise = |counter: &Counter, total: u64| {
+            counter.inc_by(total.saturating_sub(counter.get()));
+        };
+        raise(&self.output_bytes, measured.output_bytes);
+        raise(&self.output_dropped_bytes, measured.output_dropped_bytes);
+        raise(&self.log_dropped_bytes, measured.log_dropped_bytes);
+        self.tasks_running
+            .set(i64::try_from(measured.tasks_running).unwrap_or(i64::MAX));
     }
 
     /// `http_requests_total{route, code}`: a request was answered, or its answer began.
@@ -281,18 +282,20 @@ mod tests {
         metrics.start_failed(StartFailure::NotFound);
         metrics.injected(Mode::Injected, None, Duration::from_millis(3));
         metrics.injected(Mode::Chroot, Some("ptrace"), Duration::from_millis(3));
-        metrics.output(Stream::Stdout, 10);
-        metrics.output_dropped(Stream::Stderr, 4);
+        metrics.measured(Measured {
+            output_bytes: 10,
+            output_dropped_bytes: 4,
+            log_dropped_bytes: 2,
+            tasks_running: 2,
+        });
         metrics.answered("getTasks", 200);
         metrics.auth_rejected("expired");
         metrics.connection_refused();
         metrics.agent_restarted();
         metrics.set_ready(true);
         metrics.set_mode(Mode::Chroot);
-        metrics.tasks_running.set(2);
         metrics.connections.set(3);
         metrics.streams.set(4);
-        metrics.log_dropped_bytes.inc_by(5);
         let text = metrics.encode().unwrap();
         for line in [
             "task_executor_tasks_started_total 1",
@@ -303,8 +306,8 @@ mod tests {
             r#"task_executor_injections_total{mode="inject",result="success"} 1"#,
             r#"task_executor_injections_total{mode="chroot",result="ptrace"} 1"#,
             "task_executor_injection_duration_seconds_count 2",
-            r#"task_executor_output_bytes_total{stream="stdout"} 10"#,
-            r#"task_executor_output_dropped_bytes_total{stream="stderr"} 4"#,
+            "task_executor_output_bytes_total 10",
+            "task_executor_output_dropped_bytes_total 4",
             r#"task_executor_http_requests_total{route="getTasks",code="200"} 1"#,
             r#"task_executor_auth_rejections_total{reason="expired"} 1"#,
             "task_executor_connections_refused_total 1",
@@ -315,7 +318,7 @@ mod tests {
             "task_executor_tasks_running 2",
             "task_executor_connections 3",
             "task_executor_streams 4",
-            "task_executor_log_dropped_bytes_total 5",
+            "task_executor_log_dropped_bytes_total 2",
             "# EOF",
         ] {
             assert!(

@@ -193,9 +193,9 @@ impl Outcome {
             _ if self.timed_out => reason::TASK_TIMEOUT,
             End::Exited { code: 0 } => reason::SUCCEEDED,
             End::NotStarted { .. } => reason::START_FAILED,
-            End::Lost { .. } => reason::PROCESS_CRASHED,
             End::Unknown => reason::UNKNOWN,
             _ if self.oom_killed => reason::OOM_KILLED,
+            End::Lost { .. } => reason::PROCESS_CRASHED,
             _ if self.stopped_by.is_some() => reason::STOPPED,
             End::Exited { .. } | End::Signaled { .. } => reason::FAILED,
         }

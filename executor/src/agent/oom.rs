@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 
 use super::protocol::Exit;
 
@@ -22,6 +23,12 @@ impl Kills {
     /// Opens the count of the container that this process is in.
     pub fn open() -> Self {
         Self(FILES.iter().find_map(|path| File::open(path).ok()))
+    }
+
+    /// Opens the count of the container whose root is `root`, such as `/proc/PID/root`.
+    pub fn of(root: &Path) -> Self {
+        let below = |path: &&str| File::open(root.join(path.trim_start_matches('/'))).ok();
+        Self(FILES.iter().find_map(|path| below(path)))
     }
 
     /// The count now.

@@ -11,6 +11,7 @@ use super::ledger::NotTaken;
 use super::{DEFAULT, Engine};
 use crate::agent::protocol::TaskKey;
 use crate::clock::unix_millis;
+use crate::metrics::Measured;
 use crate::output::{From, TaskOutput};
 use crate::server::tasks::{
     Chunk, CreateError, CreateErrorKind, Log, Readiness, SetError, Start, Stream, Tasks, Wanted,
@@ -136,6 +137,17 @@ impl Tasks for Engine {
         let key = state.ledger.key(name)?;
         let output = Arc::clone(&self.output(&mut state, key).output);
         Some(Output { output, stream })
+    }
+
+    fn measured(&self) -> Measured {
+        let stored = self.shared.outputs.counts();
+        let log = self.shared.echo.counts();
+        Measured {
+            output_bytes: stored.written,
+            output_dropped_bytes: stored.dropped,
+            log_dropped_bytes: log.left_out + log.lost,
+            tasks_running: self.lock().ledger.active(),
+        }
     }
 
     fn readiness(&self) -> Readiness {

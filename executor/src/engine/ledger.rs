@@ -336,7 +336,16 @@ impl Ledger {
     }
 
     /// The agent of a slot is gone, and what was left of its tasks has been removed.
-    pub fn lost(&mut self, slot: Slot, reason: LossReason, message: &str, now: u64) {
+    ///
+    /// `oom_killed`: because the container ran out of memory.
+    pub fn lost(
+        &mut self,
+        slot: Slot,
+        reason: LossReason,
+        message: &str,
+        oom_killed: bool,
+        now: u64,
+    ) {
         self.connected.retain(|connected| *connected != slot);
         for index in (0..self.entries.len()).rev() {
             let Some(entry) = self.entries.get_mut(index) else {
@@ -348,7 +357,11 @@ impl Ledger {
             match &mut entry.phase {
                 Phase::Waiting { .. } => {}
                 Phase::Starting | Phase::Running { .. } => {
-                    self.end(index, lost(reason, message), now, true);
+                    let outcome = Outcome {
+                        oom_killed,
+                        ..lost(reason, message)
+                    };
+                    self.end(index, outcome, now, true);
                 }
                 Phase::Ended { gone, .. } => {
                     *gone = true;

@@ -308,7 +308,7 @@ proptest! {
                 }
                 Step::AgentDies => {
                     agent = Agent::default();
-                    ledger.lost(HERE, LossReason::AgentKilled, "died", now);
+                    ledger.lost(HERE, LossReason::AgentKilled, "died", false, now);
                     ledger.take_effects().into_iter().for_each(|effect| {
                         assert!(!matches!(effect, Effect::Start(..)), "started without an agent");
                     });

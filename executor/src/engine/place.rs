@@ -2,6 +2,7 @@
 
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use opensandbox_api::task::{LossReason, StartFailure};
@@ -28,6 +29,8 @@ const HELLO_PATIENCE: Duration = Duration::from_secs(5);
 const PROOF_PAUSE: Duration = Duration::from_secs(2);
 /// When an agent is gone: how long its container has to be gone too, if that is why.
 const CONTAINER_PATIENCE: Duration = Duration::from_millis(500);
+/// Between two looks at an agent that may have been stopped.
+const CHECK_PAUSE: Duration = Duration::from_secs(2);
 /// A conversation shorter than that was none, and the next attempt comes later.
 const STEADY: Duration = Duration::from_secs(5);
 
@@ -149,6 +152,8 @@ impl Engine {
     /// Talks to an agent until it is gone, then clears up after it.
     async fn converse(&self, slot: Slot, agent: Agent) {
         let (orders, mut receiver) = mpsc::unbounded_channel();
+        let kills = AtomicU64::new(agent.kills.count().unwrap_or(u64::MAX));
+        let look = || kills.store(agent.kills.count().unwrap_or(u64::MAX), Ordering::Relaxed);
         let closed = match link::connect(agent.control.as_fd()) {
             Ok(stream) => {
                 orders.send(Order::Hello { version: VERSION }).ok();
@@ -156,6 +161,8 @@ impl Engine {
                 let greeted = Arc::clone(&conversation.greeted);
                 let talk = link::converse(&stream, &mut receiver, |report, pipes| {
                     conversation.hear(report, pipes);
+                    // Not one that a task accounts for.
+                    look();
                 });
                 let silence = async {
                     if tokio::time::timeout(HELLO_PATIENCE, greeted.notified())
@@ -165,8 +172,18 @@ impl Engine {
                         std::future::pending::<()>().await;
                     }
                 };
+                let watch = async {
+                    loop {
+                        tokio::time::sleep(CHECK_PAUSE).await;
+                        look();
+                        if launch::wake(&agent) {
+                            tracing::warn!("the agent had been stopped by the sandbox; it goes on");
+                        }
+                    }
+                };
                 tokio::select! {
                     closed = talk => closed,
+                    () = watch => Closed::ByExecutor,
                     () = silence => Closed::Protocol(format!(
                         "no answer in {} s", HELLO_PATIENCE.as_secs()
                     )),
@@ -174,11 +191,14 @@ impl Engine {
             }
             Err(error) => Closed::Io(error),
         };
-        self.part(slot, agent, &closed).await;
+        self.part(slot, agent, &closed, kills.into_inner()).await;
     }
 
     /// The conversation is over: finds out what that means for the tasks.
-    async fn part(&self, slot: Slot, agent: Agent, closed: &Closed) {
+    /// `kills` is the count of a moment ago; the greatest number where it is not known.
+    async fn part(&self, slot: Slot, agent: Agent, closed: &Closed, kills: u64) {
+        // Read before the container, and with it its count, is gone.
+        let oom_killed = agent.kills.count().is_some_and(|count| count > kills);
         {
             let mut state = self.lock();
             if let Some(place) = state.places.get_mut(&slot) {
@@ -199,10 +219,15 @@ impl Engine {
             Ok(cleared) => cleared,
             Err(error) => (false, Err(std::io::Error::other(error))),
         };
+        let why = if oom_killed {
+            ": it ran out of memory"
+        } else {
+            ""
+        };
         let (reason, mut message) = if restarted {
             (
                 LossReason::SandboxRestarted,
-                "the sandbox container ended".to_owned(),
+                format!("the sandbox container ended{why}"),
             )
         } else {
             let message = "the agent, the parent of all tasks in the sandbox, was killed";
@@ -218,7 +243,9 @@ impl Engine {
             place.agent = None;
             place.container_id = None;
         }
-        state.ledger.lost(slot, reason, &message, unix_millis());
+        state
+            .ledger
+            .lost(slot, reason, &message, oom_killed, unix_millis());
         self.settle(&mut state);
     }
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use super::{Agent, LaunchError, Mode, start};
+use crate::agent::oom::Kills;
 use crate::pod::Pod;
 use crate::pod::proc::{Environment, Proc};
 use crate::pod::target::{ContainerRef, NoTarget};
@@ -38,6 +39,7 @@ pub(super) fn start(
         found: false,
         environment,
         container_id: pod.own.container_id.clone(),
+        kills: Kills::open(),
         target: None,
         remark: None,
     })

@@ -15,10 +15,11 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use nix::libc::SIGKILL;
+use nix::libc::{SIGCONT, SIGKILL};
 use opensandbox_api::task::StartFailure;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::agent::oom::Kills;
 use crate::agent::protocol::{AGENT_NAME, ARG_INJECTED, CONTROL_PEER_FD};
 use crate::config::{Config, ModeSetting};
 use crate::inject;
@@ -52,6 +53,8 @@ pub struct Agent {
     pub environment: Vec<Vec<u8>>,
     /// ID of the container whose tasks it runs, if known.
     pub container_id: Option<String>,
+    /// The container's count of processes that were killed because it ran out of memory.
+    pub kills: Kills,
     /// The sandbox's main process; `None` in-container, where the executor ends with the sandbox.
     pub target: Option<Target>,
     /// What is not as it should be, for people: why it is only the fallback, say.
@@ -178,7 +181,7 @@ impl Mode {
     /// As it is written in `/readyz`, metrics and logs.
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Injected => "injected",
+            Self::Injected => "inject",
             Self::Chroot => "chroot",
             Self::InContainer => "in-container",
         }
@@ -234,6 +237,14 @@ pub fn is_alive(pid: i32, start_time: u64) -> bool {
 /// Ends an agent that is of no use any more, if it has not ended.
 pub fn kill(agent: &Agent) {
     let _ended = fd::pidfd_send_signal(agent.pidfd.as_fd(), SIGKILL);
+}
+
+/// Lets an agent go on that sandbox code has stopped; says whether it was.
+pub fn wake(agent: &Agent) -> bool {
+    let stopped = Proc::default()
+        .stat(agent.pid)
+        .is_some_and(|stat| stat.state == 'T');
+    stopped && fd::pidfd_send_signal(agent.pidfd.as_fd(), SIGCONT).is_ok()
 }
 
 /// Whether the container that an agent was in has ended, or does within `patience`: its processes end
@@ -303,6 +314,7 @@ fn enter(
         found: entered.found,
         environment,
         container_id: Some(container.id.clone()),
+        kills: Kills::of(&proc.path(main.pid, "root")),
         target: Some(Target {
             pid: main.pid,
             start_time: main.start_time,

@@ -80,6 +80,7 @@ impl<T: Tasks> Api<T> {
             }
             Route::Metrics => {
                 self.metrics.set_ready(self.readiness().ready);
+                self.metrics.measured(self.tasks.measured());
                 let kind = HeaderValue::from_static(metrics::CONTENT_TYPE);
                 match self.metrics.encode() {
                     Ok(text) => answer::typed(StatusCode::OK, kind, text),

@@ -6,6 +6,8 @@ use opensandbox_api::task::{Task, WatchEvent};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::metrics::Measured;
+
 pub use crate::output::Stream;
 
 /// The list of tasks. All calls return at once or after a bounded wait.
@@ -46,6 +48,9 @@ pub trait Tasks: Send + Sync + 'static {
 
     /// Whether tasks can be started, and if not, why.
     fn readiness(&self) -> Readiness;
+
+    /// What is counted, for `/metrics`.
+    fn measured(&self) -> Measured;
 }
 
 /// One entry of `setTasks`.

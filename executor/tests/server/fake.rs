@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use opensandbox_api::task::{ProcessStatus, Task, WatchEvent};
 use serde_json::json;
+use task_executor::metrics::Measured;
 use task_executor::server::tasks::{
     Chunk, CreateError, CreateErrorKind, Log, Readiness, SetError, Start, Stream, Tasks, Wanted,
     Watch,
@@ -235,11 +236,15 @@ impl Tasks for Fake {
         })
     }
 
+    fn measured(&self) -> Measured {
+        Measured::default()
+    }
+
     fn readiness(&self) -> Readiness {
         let unready = self.state.lock().unwrap().unready;
         Readiness {
             ready: !unready,
-            mode: Some("injected"),
+            mode: Some("inject"),
             reason: if unready {
                 "ptrace is refused"
             } else {
