@@ -41,6 +41,15 @@ test-unit:
 test-api:
     OPENSANDBOX_REQUIRE_CLUSTER=1 cargo test --locked --package opensandbox-tests
 
+# Only those on a real node: the node itself, and the executor in pods.
+test-node:
+    OPENSANDBOX_REQUIRE_CLUSTER=1 cargo test --locked --package opensandbox-tests --test node --test executor
+
+# That the executor compiles for aarch64; needs the Rust target and a C cross compiler for ring.
+check-aarch64:
+    rustup target add aarch64-unknown-linux-gnu
+    CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc cargo check --locked --package task-executor --target aarch64-unknown-linux-gnu
+
 # Write the CRDs from the types.
 gen:
     cargo crdgen
