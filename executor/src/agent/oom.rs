@@ -28,7 +28,7 @@ impl Kills {
     /// Opens the count of the container whose root is `root`, such as `/proc/PID/root`.
     pub fn of(root: &Path) -> Self {
         let below = |path: &&str| File::open(root.join(path.trim_start_matches('/'))).ok();
-        Self(FILES.iter().find_map(|path| below(path)))
+        Self(FILES.iter().find_map(below))
     }
 
     /// The count now.

@@ -179,10 +179,14 @@ impl Ledger {
             .count()
     }
 
-    /// Whether this task was started or will never be.
+    /// Whether this task was started, will never be, or waits for others to end, which may take long.
     pub fn is_settled(&self, key: TaskKey) -> bool {
         let entry = self.entries.iter().find(|entry| entry.key == key);
-        entry.is_none_or(|entry| matches!(entry.phase, Phase::Running { .. } | Phase::Ended { .. }))
+        entry.is_none_or(|entry| match &entry.phase {
+            Phase::Waiting { message, .. } => !message.is_empty(),
+            Phase::Starting => false,
+            Phase::Running { .. } | Phase::Ended { .. } => true,
+        })
     }
 
     /// Processes that lead the sessions of a slot's tasks.
@@ -346,7 +350,7 @@ impl Ledger {
         oom_killed: bool,
         now: u64,
     ) {
-        self.connected.retain(|connected| *connected != slot);
+        self.disconnected(slot);
         for index in (0..self.entries.len()).rev() {
             let Some(entry) = self.entries.get_mut(index) else {
                 continue;
@@ -369,6 +373,12 @@ impl Ledger {
                 }
             }
         }
+    }
+
+    /// The agent of a slot does not answer any more; what that means for its tasks is told by
+    /// [`Self::lost`] later. What comes meanwhile waits for the next agent.
+    pub fn disconnected(&mut self, slot: Slot) {
+        self.connected.retain(|connected| *connected != slot);
     }
 
     /// No agent can be had for a slot: what waits for it has failed.

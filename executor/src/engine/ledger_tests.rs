@@ -277,6 +277,30 @@ impl Agent {
     }
 }
 
+#[test]
+fn what_comes_while_the_agent_is_gone_waits_for_the_next() {
+    let mut ledger = Ledger::new(2, 1);
+    ledger.connected(HERE, &[], 0);
+    ledger.create(HERE, task("before", None)).unwrap();
+    assert_eq!(ledger.take_effects().len(), 1);
+    ledger.disconnected(HERE);
+    ledger.create(HERE, task("meanwhile", None)).unwrap();
+    assert_eq!(ledger.take_effects(), []);
+    ledger.lost(HERE, LossReason::AgentKilled, "died", false, 1);
+    let states: Vec<_> = ledger.list().iter().map(Task::state).collect();
+    assert_eq!(states, [State::Failed, State::Waiting]);
+    ledger.connected(HERE, &[], 2);
+    let starts = |effect: &Effect| matches!(effect, Effect::Start(..));
+    assert_eq!(
+        ledger
+            .take_effects()
+            .iter()
+            .filter(|effect| starts(effect))
+            .count(),
+        1
+    );
+}
+
 proptest! {
     #[test]
     fn no_history_breaks_the_invariants(steps in proptest::collection::vec(step(), 1..80)) {

@@ -206,6 +206,7 @@ impl Engine {
                 place.proved = false;
                 place.remark = Some(format!("the agent has to be replaced: {closed}"));
             }
+            state.ledger.disconnected(slot);
             self.shared.metrics.set_ready(false);
         }
         // One that does not speak as it should is no agent, and must not go on unseen.

@@ -78,6 +78,11 @@ pub(super) async fn read(
 
 /// Memory is counted as it is taken and not as it is announced: to announce costs a client nothing.
 async fn collect(body: &mut Incoming, source: Source, bounds: &Bounds) -> Result<Held, Problem> {
+    let most = body
+        .size_hint()
+        .upper()
+        .and_then(|most| usize::try_from(most).ok());
+    let most = most.map_or(bounds.each, |most| most.min(bounds.each));
     let mut permit = bounds.all.take(source, 0).ok_or(Problem::NoRoom)?;
     let mut collected = BytesMut::new();
     while let Some(frame) = body.frame().await {
@@ -89,7 +94,7 @@ async fn collect(body: &mut Incoming, source: Source, bounds: &Bounds) -> Result
             return Err(Problem::TooLarge(bounds.each));
         }
         if needed > collected.capacity() {
-            let grown = needed.max(collected.capacity() * 2).min(bounds.each);
+            let grown = needed.max(collected.capacity() * 2).min(most);
             let more = grown - collected.capacity();
             if !permit.grow(more) {
                 return Err(Problem::NoRoom);

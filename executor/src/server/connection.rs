@@ -216,7 +216,7 @@ async fn overdue(activity: &Activity, patience: &Patience, mut alarm: Pin<&mut S
 
 /// What is sent to who gets no connection; written at once or not at all.
 pub(super) const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
-    content-type: application/json\r\ncontent-length: 94\r\nretry-after: 1\r\nconnection: close\r\n\r\n\
+    content-type: application/json\r\ncontent-length: 96\r\nretry-after: 1\r\nconnection: close\r\n\r\n\
     {\"code\":\"Service Unavailable\",\"message\":\"too many connections at once, close one or try again\"}\n";
 
 /// Time between accept errors that do not concern a single connection.
@@ -225,6 +225,73 @@ pub(super) const BACKOFF: Duration = Duration::from_millis(100);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn peer(last: u8) -> Source {
+        Source::Peer([192, 0, 2, last].into())
+    }
+
+    fn table(most: usize) -> Arc<Table> {
+        Arc::new(Table::new(most, Gauge::default()))
+    }
+
+    fn idle() -> Arc<Activity> {
+        Arc::new(Activity::new(Instant::now()))
+    }
+
+    /// An activity with a request of the operator's.
+    fn trusted() -> (Arc<Activity>, InFlight) {
+        let activity = idle();
+        let mut request = InFlight::begin(&activity);
+        request.trust();
+        (activity, request)
+    }
+
+    fn numbers(table: &Table) -> Vec<u64> {
+        lock(&table.open).entries.keys().copied().collect()
+    }
+
+    #[test]
+    fn one_source_cannot_take_the_others_places() {
+        let table = table(4);
+        let operator = table.admit(peer(1), &idle()).unwrap();
+        let _sandbox: Vec<_> = (0..10)
+            .map(|_| table.admit(Source::ThisHost, &idle()).unwrap())
+            .collect();
+        assert_eq!(
+            numbers(&table),
+            [0, 9, 10],
+            "its own oldest ones made place"
+        );
+        assert_eq!(table.count.get(), 11, "until they have noticed");
+        drop(operator);
+        assert_eq!(numbers(&table), [9, 10]);
+    }
+
+    #[test]
+    fn in_a_full_table_the_largest_source_gives_its_oldest() {
+        let table = table(4);
+        let _open: Vec<_> = [peer(1), peer(2), peer(2), peer(3)]
+            .map(|source| table.admit(source, &idle()).unwrap())
+            .into();
+        let _new = table.admit(peer(4), &idle()).unwrap();
+        assert_eq!(numbers(&table), [0, 2, 3, 4]);
+    }
+
+    #[test]
+    fn what_the_operator_has_in_flight_is_never_given_up() {
+        let table = table(4);
+        let (activity, request) = trusted();
+        let _watches: Vec<_> = (0..2)
+            .map(|_| table.admit(peer(1), &activity).unwrap())
+            .collect();
+        assert!(table.admit(peer(1), &idle()).is_none(), "it has its half");
+        let _others: Vec<_> = (0..9)
+            .map(|number| table.admit(peer(2 + number), &idle()).unwrap())
+            .collect();
+        assert_eq!(numbers(&table), [0, 1, 9, 10]);
+        drop(request);
+        assert!(table.admit(peer(1), &idle()).is_some());
+    }
 
     #[test]
     fn refusal_has_the_length_it_says() {

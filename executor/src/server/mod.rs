@@ -66,7 +66,7 @@ pub use self::tasks::{Readiness, Tasks};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Open connections. For one more, the oldest is closed on which nothing of the operator is going
-    /// on; if there is none, the new one gets 503. Default 128.
+    /// on; if there is none, the new one gets 503. Default 256: half of it is twice what may run at once.
     pub connections: usize,
     /// Watches and logs at once; further ones get 503. Default 32.
     pub streams: usize,
@@ -94,7 +94,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 128,
+            connections: 256,
             streams: 32,
             body: 4 * 1024 * 1024,
             bodies: 16 * 1024 * 1024,

@@ -171,7 +171,7 @@ mod tests {
             ),
             (
                 r#"[{"name":"a","process":{"timeoutSeconds":"hunter2, expected x"}}]"#,
-                "needs i64 at line 1, column 61",
+                "needs i64 at line 1, column 62",
             ),
             (
                 r#"[{"name":"a","name":"b"}]"#,

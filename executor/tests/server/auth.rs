@@ -1,7 +1,6 @@
 //! Orders come from the operator or not at all.
 
-use opensandbox_api::token::{Claims, Request, SigningKey, random_id};
-use ring::rand::SystemRandom;
+use opensandbox_api::token::{Claims, Request, SigningKey, SystemRandom, random_id};
 use task_executor::clock::unix_millis;
 use task_executor::config::AuthSetting;
 use task_executor::server::{Auth, Limits};
@@ -23,19 +22,8 @@ impl Operator {
         Self(SigningKey::from_pkcs8(&der).unwrap())
     }
 
-    fn claims(&self, request: &str, body: &str) -> Claims {
-        let (method, target) = request.split_once(' ').unwrap();
-        let request = Request {
-            pod_uid: POD,
-            method,
-            target,
-        };
-        let id = random_id(&SystemRandom::new()).unwrap();
-        Claims::new(&request, body.as_bytes(), &id, now())
-    }
-
     fn token(&self, request: &str, body: &str) -> String {
-        self.0.sign_claims(&self.claims(request, body))
+        self.0.sign_claims(&claims(request, body))
     }
 
     async fn executor(&self) -> Running {
@@ -43,6 +31,17 @@ impl Operator {
         let auth = Auth::new(AuthSetting::Signed, Some(&key), Some(POD), 0);
         Running::start(auth, Limits::default()).await
     }
+}
+
+fn claims(request: &str, body: &str) -> Claims {
+    let (method, target) = request.split_once(' ').unwrap();
+    let request = Request {
+        pod_uid: POD,
+        method,
+        target,
+    };
+    let id = random_id(&SystemRandom::new()).unwrap();
+    Claims::new(&request, body.as_bytes(), &id, now())
 }
 
 async fn ask(server: &Running, request: &str, token: &str, body: &str) -> Answer {
@@ -152,7 +151,7 @@ async fn tokens_for_something_else_are_refused_and_nothing_is_run() {
     let server = operator.executor().await;
     let request = "POST /setTasks";
     let signed = |change: &dyn Fn(&mut Claims)| {
-        let mut claims = operator.claims(request, LIST);
+        let mut claims = claims(request, LIST);
         change(&mut claims);
         operator.0.sign_claims(&claims)
     };
@@ -302,7 +301,7 @@ async fn tokens_from_before_the_start_are_refused() {
     let server = Running::start(auth, Limits::default()).await;
     let request = "GET /getTasks";
     for (issued, status) in [(started - 10, 401), (started, 401), (started + 1, 200)] {
-        let mut claims = operator.claims(request, "");
+        let mut claims = claims(request, "");
         claims.iat = issued;
         claims.exp = issued + 60;
         let answer = ask(&server, request, &operator.0.sign_claims(&claims), "").await;

@@ -160,7 +160,7 @@ impl Tasks for Fake {
                 }
                 match refusal {
                     Some(refusal) => {
-                        messages.push(format!("failed to create task {}: {refusal}", task.name))
+                        messages.push(format!("failed to create task {}: {refusal}", task.name));
                     }
                     None => drop(state.create(task)),
                 }

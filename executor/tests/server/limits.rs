@@ -150,7 +150,11 @@ async fn peer_that_takes_nothing_is_dropped() {
 
 #[tokio::test]
 async fn one_source_gets_half_of_the_connections_and_the_newest_is_served() {
-    let server = Running::open().await;
+    let limits = Limits {
+        connections: 128,
+        ..Limits::default()
+    };
+    let server = Running::limited(limits).await;
     let mut clients = Vec::new();
     for _ in 0..200 {
         clients.push(server.connect().await);

@@ -8,6 +8,9 @@ use task_executor::server::tasks::Stream;
 
 use crate::harness::{Client, Running, head, until};
 
+/// More output than the sockets' buffers take.
+const TOTAL: usize = 32 * 1024 * 1024;
+
 async fn stream(server: &Running, target: &str) -> Client {
     let mut client = server.connect().await;
     client
@@ -194,8 +197,6 @@ async fn followed_log_goes_on_until_the_output_ends() {
 async fn reader_slower_than_the_output_is_cut_off_and_told_on_return() {
     let server = Running::open().await;
     server.tasks.add("a");
-    // More than the sockets' buffers take.
-    const TOTAL: usize = 32 * 1024 * 1024;
     server.tasks.print("a", Stream::Stdout, &vec![b'x'; TOTAL]);
     let mut client = stream(&server, "/tasks/a/logs?follow=true").await;
     let mut read = client.chunk().await.unwrap().unwrap().len();
