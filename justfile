@@ -100,6 +100,12 @@ soak-certificates seconds="300":
 soak-admission:
     OPENSANDBOX_CASES=5000 OPENSANDBOX_REQUIRE_CLUSTER=1 cargo test --locked --package opensandbox-tests --test admission -- --nocapture
 
+# The executor on a real node: many more tasks, storms, orphans and bytes than in `just test`.
+soak-executor:
+    OPENSANDBOX_CASES=10000 OPENSANDBOX_TASKS={{ cases }} OPENSANDBOX_STORM_ROUNDS=25 OPENSANDBOX_FLOOD_MIB=1024 \
+        OPENSANDBOX_BODIES=5000 OPENSANDBOX_REQUIRE_CLUSTER=1 \
+        cargo test --locked --package opensandbox-tests --test executor -- --nocapture
+
 # The webhook's handler in process.
 bench-handler:
     cargo bench --locked --package opensandbox-webhook --bench handler
@@ -107,3 +113,8 @@ bench-handler:
 # The webhook over TLS, with a rotation in the middle.
 bench-tls:
     cargo bench --locked --package opensandbox-tests --bench admission_tls
+
+# The executor in its modes, on a real node; beside upstream's, if given the path of that.
+bench-executor upstream="":
+    OPENSANDBOX_REQUIRE_CLUSTER=1 cargo bench --locked --package opensandbox-tests --bench executor -- \
+        {{ if upstream == "" { "" } else { "--upstream-executor=" + upstream } }}

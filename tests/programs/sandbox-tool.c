@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static int usage(void)
@@ -23,7 +24,8 @@ static int usage(void)
 	      "  alloc MIB    write to so much memory, print \"allocated\", and sleep\n"
 	      "  print TEXT   print TEXT and end\n"
 	      "  error TEXT   print TEXT to standard error and end\n"
-	      "  ids          print the real user and group, and the process and its session\n",
+	      "  ids          print the real user and group, and the process and its session\n"
+	      "  identity     print all that a process inherits from its container\n",
 	      stderr);
 	return 64;
 }
@@ -103,6 +105,59 @@ static int allocate(long mebibytes)
 	return sleep_forever();
 }
 
+static void print_file(const char *title, const char *path)
+{
+	char buffer[4096];
+	size_t length;
+	FILE *file = fopen(path, "r");
+	printf("== %s\n", title);
+	if (file == NULL) {
+		printf("%s\n", strerror(errno));
+		return;
+	}
+	while ((length = fread(buffer, 1, sizeof buffer, file)) > 0)
+		fwrite(buffer, 1, length, stdout);
+	fclose(file);
+}
+
+static int count_lines(const char *path)
+{
+	int lines = 0, byte;
+	FILE *file = fopen(path, "r");
+	if (file == NULL)
+		return -1;
+	while ((byte = getc(file)) != EOF)
+		lines += byte == '\n';
+	fclose(file);
+	return lines;
+}
+
+static int identity(void)
+{
+	static const char *const spaces[] = {"cgroup", "ipc", "mnt", "net", "pid", "user", "uts"};
+	char text[4096], path[64];
+	gid_t groups[64];
+
+	print_file("status", "/proc/self/status");
+	print_file("cgroup", "/proc/self/cgroup");
+	print_file("limits", "/proc/self/limits");
+	print_file("oom_score_adj", "/proc/self/oom_score_adj");
+	printf("== mounts\n%d\n== namespaces\n", count_lines("/proc/self/mountinfo"));
+	for (size_t i = 0; i < sizeof spaces / sizeof *spaces; i++) {
+		snprintf(path, sizeof path, "/proc/self/ns/%s", spaces[i]);
+		ssize_t length = readlink(path, text, sizeof text);
+		printf("%.*s\n", length < 0 ? 0 : (int)length, text);
+	}
+	printf("== ids\n%d %d %d %d", (int)getuid(), (int)geteuid(), (int)getgid(), (int)getegid());
+	int count = getgroups(sizeof groups / sizeof *groups, groups);
+	for (int i = 0; i < count; i++)
+		printf(" %d", (int)groups[i]);
+	mode_t mask = umask(0);
+	printf("\n== umask\n%04o\n== directory\n", (unsigned)mask);
+	puts(getcwd(text, sizeof text) == NULL ? strerror(errno) : text);
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
 	const char *mode = argc > 1 ? argv[1] : "";
@@ -126,6 +181,8 @@ int main(int argc, char **argv)
 		       (int)getsid(0));
 		return 0;
 	}
+	if (strcmp(mode, "identity") == 0)
+		return identity();
 	if (argument == NULL)
 		return usage();
 	if (strcmp(mode, "threads") == 0)

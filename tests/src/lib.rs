@@ -6,6 +6,7 @@
 //! - [`component`], [`credentials`]: what a cluster consists of, as data.
 //! - [`node`]: a [`Node`] on top of it: kubelet and containerd, so that pods run.
 //! - [`images`], [`pods`]: images made without a registry, and pods of them.
+//! - [`executor`]: a client of the task executor's API, and pods with an executor that is asked.
 //! - [`guard`], [`process`]: programs that end with the test that started them.
 //! - [`programs`]: the programs of this workspace, built when needed.
 //! - [`administrator`], [`installation`]: what config/ holds, installed, and the webhook running.
@@ -22,6 +23,7 @@ pub mod cluster;
 pub mod component;
 pub mod credentials;
 pub mod demo;
+pub mod executor;
 pub mod guard;
 pub mod http;
 pub mod images;

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::sys::ptrace::Options;
+use nix::unistd::Pid;
 
 use super::failure::Call;
 use super::process::Status;
@@ -19,6 +21,10 @@ use crate::sys::ptrace::{self, Registers, Resume, Stop};
 /// How long an undoing may take. Longer than any time limit on purpose: a thread that is inside the
 /// kernel for us cannot be let go as it was, and it loses nothing while it is there.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a call returns, seen from outside, when it wants to be made again: `ERESTARTSYS`,
+/// `ERESTARTNOINTR`, `ERESTARTNOHAND`. `clone` does so whenever a signal is on its way.
+const INTERRUPTED: std::ops::RangeInclusive<i64> = -514..=-512;
 
 /// `si_code` of a `SIGSYS` that a seccomp filter raised.
 const SYS_SECCOMP: i32 = 1;
@@ -123,13 +129,35 @@ impl Caller {
         Memory::open(self.pid, self.tid)
     }
 
+    /// Whether its process, and any child it has from now on, dies if this thread ends without having
+    /// let it go.
+    pub(super) fn kill_when_abandoned(&self, on: bool) -> Result<(), Errno> {
+        let mut options = tracee::OPTIONS;
+        options.set(Options::PTRACE_O_EXITKILL, on);
+        nix::sys::ptrace::setoptions(Pid::from_raw(self.tid), options)
+    }
+
     /// From here on things are put back, whatever the time.
     pub(super) fn be_patient(&mut self) {
         self.until = Instant::now() + PATIENCE;
     }
 
-    /// Makes it call.
+    /// Makes it call; again if a stop of the process came in between, which the kernel would do as well.
     pub(super) fn call(&mut self, call: Call, arguments: [u64; 6]) -> Result<Progress, Trouble> {
+        loop {
+            let progress = self.call_once(call, arguments)?;
+            match progress {
+                Progress::Returned(result) if INTERRUPTED.contains(&result) => {
+                    if Instant::now() >= self.until {
+                        return Err(Trouble::Late);
+                    }
+                }
+                _ => return Ok(progress),
+            }
+        }
+    }
+
+    fn call_once(&mut self, call: Call, arguments: [u64; 6]) -> Result<Progress, Trouble> {
         self.settle()?;
         self.call = call;
         let number = number(call);

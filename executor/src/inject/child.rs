@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::ptrace::Options;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
@@ -79,11 +78,6 @@ impl Child {
     ) -> Result<Self, ExecError> {
         // Until it has stopped it is nothing to end: so it is waited for whatever the time.
         tracee::wait(pid, Instant::now() + PATIENCE)?;
-        // From here on it does not outlive this thread unless it is let go.
-        nix::sys::ptrace::setoptions(
-            Pid::from_raw(pid),
-            tracee::OPTIONS | Options::PTRACE_O_EXITKILL,
-        )?;
         if Instant::now() >= until {
             return Err(Trouble::Late.into());
         }

@@ -17,16 +17,20 @@ const SEARCHED: u64 = 64 * 1024 * 1024;
 #[derive(Debug)]
 pub(super) struct Memory {
     file: File,
-    pid: i32,
+    /// The thread's folder, which is there also when the main thread has ended.
+    folder: String,
 }
 
 impl Memory {
     /// Of the process that thread `tid` belongs to.
     pub(super) fn open(pid: i32, tid: i32) -> Result<Self, Errno> {
-        let path = format!("/proc/{pid}/task/{tid}/mem");
-        let file = OpenOptions::new().read(true).write(true).open(path);
+        let folder = format!("/proc/{pid}/task/{tid}");
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(format!("{folder}/mem"));
         let file = file.map_err(|error| process::errno(&error))?;
-        Ok(Self { file, pid })
+        Ok(Self { file, folder })
     }
 
     /// Writes all of `bytes`.
@@ -58,7 +62,7 @@ impl Memory {
                 return Ok(Some(at));
             }
         }
-        let maps = process::read(&format!("/proc/{}/maps", self.pid))?;
+        let maps = process::read(&format!("{}/maps", self.folder))?;
         let mut text: Vec<(u64, u64, bool)> = maps.lines().filter_map(executable).collect();
         text.sort_by_key(|(_, _, vdso)| !vdso);
         Ok(text

@@ -32,6 +32,7 @@ pub use self::failure::{Call, Ending, Failure};
 pub use self::precondition::{Finding, Precondition, Verdict, check};
 
 mod arch;
+mod borrow;
 mod caller;
 mod child;
 mod failure;
@@ -39,6 +40,7 @@ mod image;
 mod memory;
 mod precondition;
 mod process;
+mod refusal;
 mod steps;
 mod threads;
 mod tracee;

@@ -9,15 +9,11 @@ use super::caller::{Caller, Progress};
 use super::child::{Child, ExecError, NotReady, Program};
 use super::failure::{Call, Failure};
 use super::image::{self, FillError, Strings};
-use super::memory::Memory;
-use super::process::Status;
-use super::tracee::{self, Refusal, Trouble};
-use super::{Injected, Request, precondition, threads};
+use super::refusal::meaning;
+use super::tracee::{self, Trouble};
+use super::{Injected, Request, borrow, precondition};
 use crate::agent::protocol::AGENT_NAME;
-use crate::sys::ptrace;
 
-/// A thread other than the last to be tried is given so long to stop, at most.
-const SHORT_WAIT: Duration = Duration::from_millis(50);
 /// How long the end of a thread is waited for.
 const END_OF_THREAD: Duration = Duration::from_secs(5);
 
@@ -42,7 +38,7 @@ pub(super) fn run(request: &Request, begun: Instant) -> Result<Injected, Failure
         until: begun + request.time_limit,
     };
     let main = precondition::refuse_unfit(request.pid, request.start_time)?;
-    let mut caller = context.stop(&main)?;
+    let mut caller = borrow::borrow(&context, &main)?;
     let brought = context.bring_in(&mut caller, main.seccomp());
     let given_back = caller.give_back();
     match (brought, given_back) {
@@ -81,96 +77,13 @@ fn validate(request: &Request) -> Result<(), Failure> {
     Ok(())
 }
 
-struct Context<'a> {
-    request: &'a Request,
-    until: Instant,
+/// What is to be done, and until when.
+pub(super) struct Context<'a> {
+    pub(super) request: &'a Request,
+    pub(super) until: Instant,
 }
 
 impl Context<'_> {
-    /// Stops the thread that notices least and borrows it.
-    fn stop(&self, main: &Status) -> Result<Caller, Failure> {
-        let pid = self.request.pid;
-        let begun = Instant::now();
-        let candidates = threads::candidates(pid, main).map_err(|_| Failure::NoProcess { pid })?;
-        let mut last = Failure::NoProcess { pid };
-        for (index, tid) in candidates.iter().copied().enumerate() {
-            let now = Instant::now();
-            let left = self.until.saturating_duration_since(now);
-            // What is left after the last one is for an orderly failure.
-            let patience = if index + 1 == candidates.len() {
-                left * 3 / 4
-            } else {
-                (left / 4).min(SHORT_WAIT)
-            };
-            match tracee::stop(tid, now + patience) {
-                Ok(()) => return self.borrow(tid),
-                Err(Refusal::Seize(errno)) => return Err(self.refused(errno)),
-                Err(Refusal::GroupStop) => return Err(Failure::Stopped { pid }),
-                Err(Refusal::Kernel(errno)) => return Err(self.kernel("stopping a thread", errno)),
-                Err(Refusal::Ended) => last = Failure::TargetEnded { pid },
-                Err(Refusal::Late) => {
-                    let state = Status::of(pid, tid).map_or('?', |status| status.state());
-                    last = Failure::Stuck {
-                        pid,
-                        waited: begun.elapsed(),
-                        state,
-                    };
-                }
-            }
-        }
-        Err(last)
-    }
-
-    /// `PTRACE_SEIZE` was refused.
-    fn refused(&self, errno: Errno) -> Failure {
-        let pid = self.request.pid;
-        let Ok(status) = Status::of(pid, pid) else {
-            return Failure::NoProcess { pid };
-        };
-        match errno {
-            Errno::ESRCH => Failure::TargetEnded { pid },
-            _ if status.state() == 'Z' => Failure::Zombie { pid },
-            _ if status.tracer() != 0 => Failure::AlreadyTraced {
-                pid,
-                tracer: status.tracer(),
-            },
-            _ => Failure::PtraceRefused {
-                pid,
-                errno,
-                because: precondition::why_refused(&status),
-            },
-        }
-    }
-
-    fn borrow(&self, tid: i32) -> Result<Caller, Failure> {
-        let borrowed = self.examine(tid);
-        if borrowed.is_err() {
-            // It stands where it was stopped, with nothing changed.
-            let _ = ptrace::resume(tid, ptrace::Resume::Detached, 0);
-        }
-        borrowed
-    }
-
-    fn examine(&self, tid: i32) -> Result<Caller, Failure> {
-        let pid = self.request.pid;
-        // It cannot be reused any more, so this time it counts.
-        if super::process::start_time(pid) != Ok(self.request.start_time) {
-            return Err(Failure::NoProcess { pid });
-        }
-        let tracing = |errno| self.trouble(Trouble::from(errno), Call::Getpid);
-        let Some(mut registers) = ptrace::registers(tid).map_err(tracing)? else {
-            let found = "one of another register width, as 32-bit programs are".to_owned();
-            return Err(Failure::ForeignArchitecture { pid, found });
-        };
-        let memory =
-            Memory::open(pid, tid).map_err(|errno| self.kernel("opening its memory", errno))?;
-        let at = memory.find_instruction(&registers).map_err(tracing)?;
-        let at = at.ok_or(Failure::NoInstruction { pid })?;
-        memory.leave_restartable_sequence(tid, &mut registers);
-        Caller::borrow(pid, tid, registers, at, self.until)
-            .map_err(|trouble| self.trouble(trouble, Call::Getpid))
-    }
-
     /// Everything between borrowing a thread and giving it back, which the caller does.
     fn bring_in(&self, caller: &mut Caller, seccomp: u32) -> Result<(Child, i32), Failure> {
         let strings = Strings::new(&self.request.argv, &self.request.envp, AGENT_NAME);
@@ -214,7 +127,8 @@ impl Context<'_> {
         }
     }
 
-    fn kernel(&self, step: &'static str, errno: Errno) -> Failure {
+    /// The kernel refused something that it should not have.
+    pub(super) fn kernel(&self, step: &'static str, errno: Errno) -> Failure {
         let pid = self.request.pid;
         match errno {
             Errno::ESRCH | Errno::ENOENT => Failure::TargetEnded { pid },
@@ -222,7 +136,8 @@ impl Context<'_> {
         }
     }
 
-    fn trouble(&self, trouble: Trouble, step: Call) -> Failure {
+    /// What it means that a tracee does not do what it was told.
+    pub(super) fn trouble(&self, trouble: Trouble, step: Call) -> Failure {
         let pid = self.request.pid;
         match trouble {
             Trouble::Ended => Failure::TargetEnded { pid },
@@ -333,6 +248,23 @@ impl Step<'_> {
     }
 
     fn make_child(self, caller: &mut Caller, program: Program) -> Result<(Child, i32), Failure> {
+        // The child inherits it from its first moment: even if its parent is killed before it tells which
+        // child it has, none is left that nobody knows.
+        caller
+            .kill_when_abandoned(true)
+            .map_err(|errno| self.context.trouble(errno.into(), Call::Clone))?;
+        let outcome = self.clone_and_execute(caller, program);
+        // Fails only if it has ended, or hangs: then the end of this thread is the end of it, too.
+        let _ = caller.settle();
+        let _ = caller.kill_when_abandoned(false);
+        outcome
+    }
+
+    fn clone_and_execute(
+        self,
+        caller: &mut Caller,
+        program: Program,
+    ) -> Result<(Child, i32), Failure> {
         let trouble = |trouble| self.context.trouble(trouble, Call::Clone);
         let mut progress = caller
             .call(Call::Clone, [VFORK, 0, 0, 0, 0, 0])
@@ -390,7 +322,7 @@ impl Step<'_> {
         if self.seccomp == 2 && matches!(errno, Errno::EPERM | Errno::ENOSYS) {
             return Failure::SeccompRefused { pid, call, errno };
         }
-        let because = because(call, errno);
+        let because = meaning(call, errno);
         match call {
             Call::MemfdCreate => Failure::MemfdRefused {
                 pid,
@@ -404,35 +336,6 @@ impl Step<'_> {
                 because,
             },
         }
-    }
-}
-
-fn because(call: Call, errno: Errno) -> &'static str {
-    match (call, errno) {
-        (Call::MemfdCreate, Errno::EACCES) => {
-            "vm.memfd_noexec is 2, so no memfd may be executed on this node"
-        }
-        (Call::MemfdCreate, Errno::EMFILE) => {
-            "all descriptors that RLIMIT_NOFILE allows it are open"
-        }
-        (Call::MemfdCreate, Errno::ENFILE) => "the node has no more open files",
-        (Call::MemfdCreate, Errno::ENOSYS) => "the kernel has no memfd",
-        (Call::Mmap, Errno::ENOMEM) => {
-            "no more memory mappings: RLIMIT_AS, vm.max_map_count or memory is exhausted"
-        }
-        (Call::Mmap, Errno::EAGAIN) => "it locks all its memory, and RLIMIT_MEMLOCK is reached",
-        (Call::Clone, Errno::EAGAIN) => {
-            "no more processes: RLIMIT_NPROC or the container's pids limit is reached"
-        }
-        (Call::Clone, Errno::EINVAL) => {
-            "it is the first process of a PID namespace, and cannot have siblings"
-        }
-        (Call::Execveat, Errno::EACCES) => "a security module forbids to execute a memfd",
-        (Call::Execveat, Errno::E2BIG) => "arguments and environment are too long",
-        (Call::Execveat, Errno::ENOEXEC) => "the program is not one of this architecture",
-        (Call::Execveat, Errno::ENOENT) => "the program is not static: its loader is not there",
-        (Call::Execveat, Errno::ETXTBSY) => "something keeps the memfd open for writing",
-        (_, errno) => errno.desc(),
     }
 }
 

@@ -41,7 +41,7 @@ pub(super) fn candidates(pid: i32, main: &Status) -> Result<Vec<i32>, Errno> {
         // What is injected must have what the process has, not what one thread of it has.
         let status = Status::of(pid, tid)
             .ok()
-            .filter(|status| status.passes_on_as(main));
+            .filter(|status| main.state() == 'Z' || status.passes_on_as(main));
         if let Some(fitness) = status.and_then(|status| fitness(pid, tid, &status)) {
             found.push((fitness, tid));
         }

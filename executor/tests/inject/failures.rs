@@ -229,6 +229,41 @@ fn one_without_processes() {
     );
 }
 
+/// A target that is the first process of a PID namespace, and its outer one.
+fn first_process(memfd_noexec: &str) -> (i32, Target) {
+    assert!(root(), "a PID namespace takes root");
+    let mut target = Target::start(&["first-process", memfd_noexec]);
+    let first: i32 = target.line("first ").parse().unwrap();
+    target.line("restricted");
+    eventually("it sleeps", || status(first, "State").starts_with('S'));
+    (first, target)
+}
+
+#[test]
+fn one_that_may_not_execute_memfds() {
+    let (first, _outer) = first_process("2");
+    let failure = inject(&request(first, start_time(first), &["ready"])).unwrap_err();
+    says(
+        &failure,
+        "memfd_refused",
+        &["EACCES", "vm.memfd_noexec is 2"],
+    );
+    assert_eq!(status(first, "TracerPid"), "0");
+}
+
+#[test]
+fn one_that_is_the_first_of_its_namespace() {
+    // With 1, memfds can be executed if that is asked for.
+    let (first, _outer) = first_process("1");
+    let failure = inject(&request(first, start_time(first), &["ready"])).unwrap_err();
+    says(
+        &failure,
+        "call_failed",
+        &["clone", "EINVAL", "first process of a PID namespace"],
+    );
+    assert_eq!(status(first, "TracerPid"), "0");
+}
+
 #[test]
 fn one_in_uninterruptible_sleep() {
     let mut target = Target::start(&["vfork", "1500"]);

@@ -42,6 +42,7 @@ pub(crate) fn helper() -> &'static Path {
 pub(crate) struct Target {
     shim: Child,
     pub(crate) pid: i32,
+    start_time: u64,
     lines: Receiver<String>,
     seen: Vec<String>,
 }
@@ -84,10 +85,12 @@ impl Target {
         let mut target = Self {
             shim,
             pid: 0,
+            start_time: 0,
             lines,
             seen: Vec::new(),
         };
         target.pid = target.line("started").parse().unwrap();
+        target.start_time = start_time(target.pid);
         target
     }
 
@@ -121,11 +124,11 @@ impl Target {
     }
 
     pub(crate) fn start_time(&self) -> u64 {
-        start_time(self.pid)
+        self.start_time
     }
 
     pub(crate) fn request(&self, arguments: &[&str]) -> Request {
-        request(self.pid, self.start_time(), arguments)
+        request(self.pid, self.start_time, arguments)
     }
 
     /// Injects a program of the helper.

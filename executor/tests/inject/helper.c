@@ -9,6 +9,7 @@
 #include <linux/seccomp.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -18,6 +19,7 @@
 #include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/rseq.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/wait.h>
@@ -106,6 +108,40 @@ static void deny(long number, unsigned action) {
     if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program)) _exit(125);
 }
 
+#ifdef __x86_64__
+static volatile unsigned long aborts;
+
+// Stays in a restartable sequence, out of which only its abort handler leads, until it was aborted so
+// many times.
+static void restartable(unsigned long times) {
+    char *area = (char *)__builtin_thread_pointer() + __rseq_offset;
+    __asm__ volatile(
+        ".pushsection .data\n\t"
+        ".balign 32\n"
+        "3:\t.long 0, 0\n\t"
+        ".quad 1f, 2f - 1f, 4f\n\t"
+        ".popsection\n"
+        "5:\tleaq 3b(%%rip), %%rax\n\t"
+        "movq %%rax, 8(%[area])\n"
+        "1:\tpause\n\t"
+        "jmp 1b\n"
+        "2:\t.long 0x53053053\n"
+        "4:\tincq %[aborts]\n\t"
+        "cmpq %[times], %[aborts]\n\t"
+        "jb 5b\n\t"
+        "movq $0, 8(%[area])\n"
+        : [aborts] "+m"(aborts)
+        : [area] "r"(area), [times] "r"(times)
+        : "rax", "memory", "cc");
+}
+#endif
+
+static void *sleep_for_ever(void *unused) {
+    (void)unused;
+    for (;;) pause();
+    return NULL;
+}
+
 static long number_of(const char *name) {
     if (!strcmp(name, "memfd_create")) return SYS_memfd_create;
     if (!strcmp(name, "execveat")) return SYS_execveat;
@@ -146,6 +182,42 @@ static int target(int argc, char **argv) {
         snprintf(line, sizeof line, "interrupted %d\n", interruptions);
         say(line);
         return result == 0 ? 7 : 3;
+    }
+    if (!strcmp(what, "epoll-thread")) {
+        pthread_t t;
+        pthread_create(&t, NULL, sleep_for_ever, NULL);
+        return target(argc, (char *[]){"epoll", argv[1], NULL});
+    }
+#ifdef __x86_64__
+    if (!strcmp(what, "restartable")) {
+        say("ready\n");
+        restartable(number);
+        return 7;
+    }
+#endif
+    if (!strcmp(what, "main-ended")) {
+        pthread_t t;
+        pthread_create(&t, NULL, sleep_for_ever, NULL);
+        say("ready\n");
+        pthread_exit(NULL);
+    }
+    if (!strcmp(what, "first-process")) {
+        // The first of a PID namespace of its own, where executable memfds are as restricted.
+        if (unshare(CLONE_NEWPID)) return 3;
+        pid_t child = fork();
+        if (child == 0) {
+            prctl(PR_SET_PDEATHSIG, SIGKILL);
+            int fd = open("/proc/sys/vm/memfd_noexec", O_WRONLY);
+            if (write(fd, argv[1], 1) != 1) _exit(3);
+            close(fd);
+            say("restricted\n");
+            for (;;) pause();
+        }
+        say("ready\n");
+        snprintf(line, sizeof line, "first %d\n", child);
+        say(line);
+        waitpid(child, NULL, 0);
+        return 3;
     }
     if (!strcmp(what, "futex")) {
         static unsigned word;

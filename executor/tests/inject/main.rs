@@ -17,4 +17,3 @@ mod failures;
 mod harness;
 mod interference;
 mod sleepers;
-mod timing;

@@ -2,13 +2,16 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::time::Instant;
 
-use crate::harness::{Target, eventually, root, status, value};
+use crate::harness::{BOUND, Target, eventually, root, status, value};
 
 /// Injects until the target ends by itself; how it ended, and how often.
 fn inject_until_end(target: &mut Target) -> (String, usize) {
     let mut count = 0;
+    let until = Instant::now() + BOUND;
     while !target.has_ended() {
+        assert!(Instant::now() < until, "it never ends: {count} injections");
         match target.inject(&["ready"]) {
             Ok(injected) => {
                 count += 1;
@@ -63,6 +66,35 @@ fn epoll_wait_is_interrupted_at_most_once_for_each() {
     assert_eq!(end, "code 7");
     let interruptions: usize = target.line("interrupted ").parse().unwrap();
     assert!(interruptions <= count, "{interruptions} of {count}");
+}
+
+#[test]
+fn another_thread_spares_the_main_one_an_interruption() {
+    let mut target = Target::start(&["epoll-thread", "300"]);
+    let injected = target.inject(&["ready"]).unwrap();
+    assert_eq!(target.ended(injected.pid), "code 42");
+    assert_eq!(target.line("interrupted "), "0");
+    let pid = target.pid;
+    assert_eq!(target.ended(pid), "code 7");
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_restartable_sequence_is_aborted() {
+    // Where an injection did not abort it, it would stay in it for ever.
+    check(&["restartable", "300"]);
+}
+
+#[test]
+fn a_process_whose_main_thread_has_ended() {
+    let mut target = Target::start(&["main-ended"]);
+    eventually("it has ended", || {
+        status(target.pid, "State").starts_with('Z')
+    });
+    for _ in 0..20 {
+        let injected = target.inject(&["ready"]).unwrap();
+        assert_eq!(target.ended(injected.pid), "code 42");
+    }
 }
 
 #[test]

@@ -191,6 +191,9 @@ SystemdCgroup = false
                 "imagefs.inodesFree": never,
             },
             "imageGCHighThresholdPercent": 100,
+            // Tests that kill a container many times do not wait for minutes.
+            "featureGates": {"KubeletCrashLoopBackOffMax": true},
+            "crashLoopBackOff": {"maxContainerRestartPeriod": "1s"},
             // No limits on events and requests that would delay tests.
             "eventRecordQPS": 0,
             "kubeAPIQPS": 500,

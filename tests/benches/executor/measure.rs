@@ -1,0 +1,204 @@
+//! What is measured. Every task is `true`, and every end is checked.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use hyper::body::Bytes;
+use opensandbox_api::task::State;
+use opensandbox_tests::executor::{Client, ExecutorPod, task};
+use opensandbox_tests::pods::{SANDBOX, processes_of};
+
+use crate::connection::{Connection, Events};
+
+/// Tasks that are not counted.
+const WARM_UP: usize = 50;
+/// What an executor runs at once by default.
+pub(crate) const PARALLEL: usize = 64;
+/// How often so many are started at once.
+const ROUNDS: usize = 10;
+/// How often an agent is brought in anew.
+const INJECTIONS: usize = 10;
+/// Between two looks of a client without a watch.
+const LOOK: Duration = Duration::from_millis(1);
+const BOUND: Duration = Duration::from_secs(30);
+
+/// Times, sorted.
+pub(crate) struct Times(Vec<Duration>);
+
+impl Times {
+    fn of(mut times: Vec<Duration>) -> Self {
+        times.sort_unstable();
+        Self(times)
+    }
+
+    /// What so many of a thousand do not exceed.
+    pub(crate) fn at(&self, per_mille: usize) -> Duration {
+        let last = self.0.len().saturating_sub(1);
+        self.0
+            .get(last * per_mille / 1000)
+            .copied()
+            .unwrap_or_default()
+    }
+}
+
+/// One task after the other.
+pub(crate) struct InARow {
+    /// From the order to the event that tells its end.
+    pub(crate) start_to_exit: Times,
+    /// For all of them, each deleted and gone before the next.
+    pub(crate) whole: Duration,
+    /// Mean of what the agent says of the process alone.
+    pub(crate) process: Duration,
+}
+
+/// Runs so many tasks one after the other.
+pub(crate) async fn in_a_row(client: &Client, count: usize) -> Result<InARow> {
+    let mut connection = Connection::open(client.address()).await?;
+    let mut events = Events::follow(client).await?;
+    let mut times = Vec::with_capacity(count);
+    let mut whole = Instant::now();
+    let mut before = durations(client).await?;
+    for index in 0..WARM_UP + count {
+        if index == WARM_UP {
+            whole = Instant::now();
+            before = durations(client).await?;
+        }
+        let name = format!("task-{index}");
+        let body = Bytes::from(serde_json::to_vec(&task(&name, &["true"]))?);
+        let start = Instant::now();
+        // The end may be told before the order is answered.
+        let (created, ended) = tokio::join!(connection.create(body), async {
+            events.succeeded(1).await?;
+            anyhow::Ok(start.elapsed())
+        });
+        created?;
+        let time = ended?;
+        if index >= WARM_UP {
+            times.push(time);
+        }
+        connection.delete(&name).await?;
+        events.gone(1).await?;
+    }
+    let whole = whole.elapsed();
+    let after = durations(client).await?;
+    let ended = (after.1 - before.1).max(1.0);
+    Ok(InARow {
+        start_to_exit: Times::of(times),
+        whole,
+        process: Duration::from_secs_f64(((after.0 - before.0) / ended).max(0.0)),
+    })
+}
+
+/// Sum and number of the durations that the agent told.
+async fn durations(client: &Client) -> Result<(f64, f64)> {
+    let sum = client
+        .metric("task_executor_task_duration_seconds_sum")
+        .await?;
+    Ok((
+        sum,
+        client
+            .metric("task_executor_task_duration_seconds_count")
+            .await?,
+    ))
+}
+
+/// All at once in one order: the time until the last has ended.
+pub(crate) async fn parallel(client: &Client) -> Result<Times> {
+    let mut connection = Connection::open(client.address()).await?;
+    let mut events = Events::follow(client).await?;
+    let mut times = Vec::new();
+    for round in 0..=ROUNDS {
+        let tasks: Vec<_> = (0..PARALLEL)
+            .map(|index| task(&format!("parallel-{round}-{index}"), &["true"]))
+            .collect();
+        let body = Bytes::from(serde_json::to_vec(&tasks)?);
+        let start = Instant::now();
+        let (set, ended) = tokio::join!(connection.set(body), async {
+            events.succeeded(PARALLEL).await?;
+            anyhow::Ok(start.elapsed())
+        });
+        set?;
+        let time = ended?;
+        // The first round is not counted.
+        if round > 0 {
+            times.push(time);
+        }
+        connection.set(Bytes::from_static(b"[]")).await?;
+        events.gone(PARALLEL).await?;
+    }
+    Ok(Times::of(times))
+}
+
+/// Kills the agent again and again: the time that bringing in each new one took.
+pub(crate) async fn injections(pod: &ExecutorPod<'_>) -> Result<Times> {
+    let client = pod.client();
+    let name = "task_executor_injection_duration_seconds";
+    let told = async || {
+        let sum = client.metric(&format!("{name}_sum")).await?;
+        anyhow::Ok((sum, client.metric(&format!("{name}_count")).await?))
+    };
+    let first = told().await?;
+    let mut times = vec![Duration::from_secs_f64(first.0 / first.1.max(1.0))];
+    for _ in 0..INJECTIONS {
+        let before = told().await?;
+        let agent = agent(&pod.container_id(SANDBOX).await?).context("no agent")?;
+        let agent = nix::unistd::Pid::from_raw(agent);
+        nix::sys::signal::kill(agent, nix::sys::signal::Signal::SIGKILL)?;
+        let deadline = Instant::now() + BOUND;
+        let after = loop {
+            let now = told().await?;
+            if now.1 > before.1 {
+                break now;
+            }
+            anyhow::ensure!(Instant::now() < deadline, "no new agent");
+            tokio::time::sleep(LOOK).await;
+        };
+        times.push(Duration::from_secs_f64(
+            (after.0 - before.0) / (after.1 - before.1),
+        ));
+        client.wait_ready(BOUND).await?;
+    }
+    Ok(Times::of(times))
+}
+
+/// The agent in this container: its program is a file in memory.
+pub(crate) fn agent(container: &str) -> Option<i32> {
+    processes_of(container).into_iter().find(|process| {
+        let program = std::fs::read_link(format!("/proc/{process}/exe"));
+        program.is_ok_and(|program| program.to_string_lossy().starts_with("/memfd:"))
+    })
+}
+
+/// As upstream's client does it, which knows no watch: from the order to the list that tells the end.
+/// Each task is deleted, and gone before the next.
+pub(crate) async fn looked_at(client: &Client, count: usize) -> Result<Times> {
+    let mut connection = Connection::open(client.address()).await?;
+    let mut times = Vec::with_capacity(count);
+    for index in 0..count {
+        let name = format!("looked-{index}");
+        let body = Bytes::from(serde_json::to_vec(&task(&name, &["true"]))?);
+        let start = Instant::now();
+        connection.create(body).await?;
+        look(&mut connection, |states| states == [State::Succeeded]).await?;
+        times.push(start.elapsed());
+        connection.set(Bytes::from_static(b"[]")).await?;
+        look(&mut connection, <[State]>::is_empty).await?;
+    }
+    Ok(Times::of(times))
+}
+
+async fn look(connection: &mut Connection, done: impl Fn(&[State]) -> bool) -> Result<()> {
+    let deadline = Instant::now() + BOUND;
+    loop {
+        let tasks = connection.list().await?;
+        let states: Vec<_> = tasks
+            .iter()
+            .map(opensandbox_api::task::Task::state)
+            .collect();
+        if done(&states) {
+            return Ok(());
+        }
+        anyhow::ensure!(Instant::now() < deadline, "still {states:?}");
+        tokio::time::sleep(LOOK).await;
+    }
+}

@@ -1,0 +1,84 @@
+//! Pods that allow no way in.
+
+use anyhow::Result;
+use opensandbox_api::task::StartFailure;
+use opensandbox_tests::executor::ExecutorPod;
+use opensandbox_tests::node;
+use opensandbox_tests::pods::{EXECUTOR, Recipe};
+use serde_json::json;
+
+use super::{doctor, is_refused};
+
+/// Upstream runs tasks in the executor's own container then.
+#[tokio::test]
+async fn without_a_shared_process_namespace() -> Result<()> {
+    let Some(node) = node::shared().await? else {
+        return Ok(());
+    };
+    let namespace = node.namespace("not-shared").await?;
+    for (name, arguments) in [
+        ("named", vec!["--main-container-name=sandbox-container"]),
+        ("sidecar", vec!["--mode=sidecar"]),
+        ("inject", vec!["--mode=inject"]),
+        ("chroot", vec!["--mode=chroot"]),
+        (
+            "upstream",
+            vec![
+                "--enable-sidecar-mode=true",
+                "--main-container-name=sandbox-container",
+            ],
+        ),
+    ] {
+        let serve = ["serve", "--auth=none"].iter().chain(&arguments).copied();
+        let mut recipe = Recipe::new(serve).restricted(1000);
+        recipe.pod_extra = json!({"shareProcessNamespace": false});
+        let pod = ExecutorPod::start_unready(&node, &namespace, name, &recipe).await?;
+        let words = ["shareProcessNamespace"];
+        is_refused(pod.client(), StartFailure::NoTarget, &words).await?;
+        let report = doctor(&pod, EXECUTOR, &arguments).await?;
+        assert!(
+            !report.works && report.text.contains("shareProcessNamespace"),
+            "{report:?}"
+        );
+        pod.delete().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn without_the_capability() -> Result<()> {
+    let Some(node) = node::shared().await? else {
+        return Ok(());
+    };
+    let namespace = node.namespace("no-ptrace").await?;
+    let mut recipe = Recipe::new(["serve", "--auth=none"]).restricted(1000);
+    recipe.executor_extra = json!({"securityContext": {"capabilities": {"add": []}}});
+    let pod = ExecutorPod::start_unready(&node, &namespace, "none", &recipe).await?;
+    is_refused(
+        pod.client(),
+        StartFailure::InjectionRefused,
+        &["SYS_PTRACE"],
+    )
+    .await?;
+    let report = doctor(&pod, EXECUTOR, &[]).await?;
+    assert!(!report.works, "{report:?}");
+    for mode in ["inject", "chroot"] {
+        assert!(!report.possible(mode), "{report:?}");
+        assert!(report.needs(mode).contains("SYS_PTRACE"), "{report:?}");
+    }
+    pod.delete().await?;
+
+    // With it, and with nothing else: injected, for which nothing else is needed.
+    recipe.executor_extra = json!({"securityContext": {"capabilities": {
+        "drop": ["ALL"], "add": ["SYS_PTRACE"],
+    }}});
+    let pod = ExecutorPod::start(&node, &namespace, "alone", &recipe).await?;
+    assert_eq!(pod.run_ok("user", &["id", "-u"]).await?, "1000\n");
+    let report = doctor(&pod, EXECUTOR, &[]).await?;
+    assert!(report.works && report.possible("inject"), "{report:?}");
+    assert!(!report.possible("chroot"), "{report:?}");
+    for capability in ["SYS_CHROOT", "SETUID", "SETGID"] {
+        assert!(report.needs("chroot").contains(capability), "{report:?}");
+    }
+    pod.delete().await
+}
