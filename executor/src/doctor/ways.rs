@@ -42,7 +42,16 @@ pub(super) fn ways(
         }
         if main.environment.is_none() {
             let unreadable = "the environment of the sandbox's main process cannot be read";
-            let need = format!("{unreadable}: {}", add("SYS_PTRACE"));
+            let may_trace = own.is_some_and(|own| {
+                capability::has(own.capabilities.effective, capability::SYS_PTRACE)
+            });
+            // The file is the sandbox user's, and root without this is anybody.
+            let lacks = if may_trace {
+                "DAC_OVERRIDE"
+            } else {
+                "SYS_PTRACE"
+            };
+            let need = format!("{unreadable}: {}", add(lacks));
             injection.push(need.clone());
             by_chroot.push(need);
         }

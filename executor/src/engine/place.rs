@@ -40,12 +40,14 @@ impl Engine {
         let mut pause = FIRST_PAUSE;
         let mut refusals = 0;
         let mut missing_since: Option<Instant> = None;
+        let mut said = String::new();
         loop {
             let begun = Instant::now();
             match self.launch(slot).await {
                 Ok(agent) => {
                     refusals = 0;
                     missing_since = None;
+                    said.clear();
                     self.converse(slot, agent).await;
                     if begun.elapsed() > STEADY {
                         pause = FIRST_PAUSE;
@@ -55,7 +57,11 @@ impl Engine {
                     let missing = *missing_since.get_or_insert(begun);
                     refusals += 1;
                     let message = error.to_string();
-                    tracing::warn!(error = %message, attempt = refusals, "tasks cannot be started");
+                    // Once, however often it is tried.
+                    if message != said {
+                        tracing::warn!(error = %message, "tasks cannot be started");
+                        said.clone_from(&message);
+                    }
                     let failure = error.failure();
                     let is_final = match failure {
                         StartFailure::NoTarget if error.is_transient() => {

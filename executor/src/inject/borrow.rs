@@ -59,7 +59,7 @@ fn refused(context: &Context<'_>, tid: i32, errno: Errno) -> Failure {
         return Failure::NoProcess { pid };
     };
     match errno {
-        _ if status.state() == 'Z' => Failure::Zombie { pid },
+        _ if matches!(status.state(), 'Z' | 'X') => Failure::Zombie { pid },
         _ if status.tracer() != 0 => Failure::AlreadyTraced {
             pid,
             tracer: status.tracer(),
@@ -73,12 +73,15 @@ fn refused(context: &Context<'_>, tid: i32, errno: Errno) -> Failure {
 }
 
 fn borrow_stopped(context: &Context<'_>, tid: i32) -> Result<Caller, Failure> {
-    let borrowed = examine(context, tid);
-    if borrowed.is_err() {
-        // It stands where it was stopped, with nothing changed.
-        let _ = ptrace::resume(tid, ptrace::Resume::Detached, 0);
-    }
-    borrowed
+    examine(context, tid).map_err(|failure| {
+        // It stands where it was stopped, with nothing changed. Unless it was killed, which then is why.
+        match ptrace::resume(tid, ptrace::Resume::Detached, 0) {
+            Ok(()) => failure,
+            Err(_) => Failure::TargetEnded {
+                pid: context.request.pid,
+            },
+        }
+    })
 }
 
 fn examine(context: &Context<'_>, tid: i32) -> Result<Caller, Failure> {
@@ -97,6 +100,6 @@ fn examine(context: &Context<'_>, tid: i32) -> Result<Caller, Failure> {
     let at = memory.find_instruction(&registers).map_err(tracing)?;
     let at = at.ok_or(Failure::NoInstruction { pid })?;
     memory.leave_restartable_sequence(tid, &mut registers);
-    Caller::borrow(pid, tid, registers, at, context.until)
+    Caller::borrow(pid, tid, &registers, at, context.until)
         .map_err(|trouble| context.trouble(trouble, Call::Getpid))
 }

@@ -86,7 +86,7 @@ impl Caller {
     pub(super) fn borrow(
         pid: i32,
         tid: i32,
-        saved: Registers,
+        saved: &Registers,
         at: u64,
         until: Instant,
     ) -> Result<Self, Trouble> {
@@ -100,14 +100,14 @@ impl Caller {
 
     /// The child that this one's `vfork` made, traced and stopped, with all of its parent's registers.
     pub(super) fn child(&self, tid: i32) -> Self {
-        Self::stopped(tid, tid, self.saved, self.at, self.until)
+        Self::stopped(tid, tid, &self.saved, self.at, self.until)
     }
 
-    fn stopped(pid: i32, tid: i32, saved: Registers, at: u64, until: Instant) -> Self {
+    fn stopped(pid: i32, tid: i32, saved: &Registers, at: u64, until: Instant) -> Self {
         Self {
             pid,
             tid,
-            saved,
+            saved: *saved,
             mask: None,
             at,
             phase: Phase::Stopped,

@@ -38,17 +38,26 @@ pub fn mode(config: &Config, pod: &Pod) -> Result<Decision, LaunchError> {
         place: Place::InContainer,
         reason,
     };
+    let wanted = config.main_container_name.as_deref();
+    let outside = |reason| {
+        if pod.shared_pid_namespace {
+            return Ok(sidecar(reason));
+        }
+        Err(LaunchError::NotShared {
+            wanted: wanted.map(str::to_owned),
+            own: pod.own.name.clone(),
+        })
+    };
     match config.mode {
         ModeSetting::Sidecar | ModeSetting::Inject | ModeSetting::Chroot => {
-            return Ok(sidecar("--mode says so"));
+            return outside("--mode says so");
         }
         ModeSetting::InContainer => return Ok(in_container("--mode says so")),
         ModeSetting::Auto => {}
     }
     if config.enable_sidecar_mode == Some(true) {
-        return Ok(sidecar("--enable-sidecar-mode says so"));
+        return outside("--enable-sidecar-mode says so");
     }
-    let wanted = config.main_container_name.as_deref();
     if wanted.is_some() && pod.own.name.as_deref() == wanted {
         return Ok(in_container("this is the main container"));
     }
@@ -61,10 +70,7 @@ pub fn mode(config: &Config, pod: &Pod) -> Result<Decision, LaunchError> {
         return Ok(sidecar("processes of other containers can be seen"));
     }
     match wanted {
-        Some(name) => Err(LaunchError::NotShared {
-            wanted: name.to_owned(),
-            own: pod.own.name.clone(),
-        }),
+        Some(_) => outside("another container is named"),
         None => Ok(in_container(
             "no other container can be seen, and none is named",
         )),

@@ -107,13 +107,15 @@ pub enum LaunchError {
     /// The pod cannot be examined.
     #[error("the pod cannot be examined: {0}; the executor's container needs its own /proc")]
     Proc(#[source] io::Error),
-    /// A main container is named, and nothing outside this container can be seen.
+    /// Tasks are for another container, and nothing outside this one can be seen.
     #[error(
-        "tasks are for container {wanted:?}, but this is container {} and its PID namespace is not shared; set shareProcessNamespace: true in the pod, or start the executor in the sandbox container with --mode=in-container", own.as_deref().unwrap_or("(name unknown)")
+        "tasks are for {}, but this is container {} and its PID namespace is not shared; set shareProcessNamespace: true in the pod, or start the executor in the sandbox container with --mode=in-container",
+        wanted.as_deref().map_or_else(|| "another container".to_owned(), |name| format!("container {name:?}")),
+        own.as_deref().unwrap_or("(name unknown)")
     )]
     NotShared {
-        /// Name of the main container.
-        wanted: String,
+        /// Name of the main container, if it is named.
+        wanted: Option<String>,
         /// Name of this one.
         own: Option<String>,
     },
@@ -127,7 +129,7 @@ pub enum LaunchError {
     TargetEnded(i32),
     /// A task's environment begins with that of the main process.
     #[error(
-        "the environment of the sandbox's main process {0} cannot be read; run the executor as root and add SYS_PTRACE to its securityContext.capabilities.add"
+        "the environment of the sandbox's main process {0} cannot be read; run the executor as root with SYS_PTRACE in its securityContext.capabilities.add, and with DAC_OVERRIDE if capabilities are dropped there"
     )]
     Environment(i32),
     /// The sandbox container cannot be entered.

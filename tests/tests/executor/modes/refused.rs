@@ -1,6 +1,6 @@
 //! Pods that allow no way in.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use opensandbox_api::task::StartFailure;
 use opensandbox_tests::executor::ExecutorPod;
 use opensandbox_tests::node;
@@ -34,7 +34,8 @@ async fn without_a_shared_process_namespace() -> Result<()> {
         recipe.pod_extra = json!({"shareProcessNamespace": false});
         let pod = ExecutorPod::start_unready(&node, &namespace, name, &recipe).await?;
         let words = ["shareProcessNamespace"];
-        is_refused(pod.client(), StartFailure::NoTarget, &words).await?;
+        let refused = is_refused(pod.client(), StartFailure::NoTarget, &words).await;
+        refused.with_context(|| name)?;
         let report = doctor(&pod, EXECUTOR, &arguments).await?;
         assert!(
             !report.works && report.text.contains("shareProcessNamespace"),
@@ -68,11 +69,24 @@ async fn without_the_capability() -> Result<()> {
     }
     pod.delete().await?;
 
-    // With it, and with nothing else: injected, for which nothing else is needed.
-    recipe.executor_extra = json!({"securityContext": {"capabilities": {
-        "drop": ["ALL"], "add": ["SYS_PTRACE"],
-    }}});
-    let pod = ExecutorPod::start(&node, &namespace, "alone", &recipe).await?;
+    // With it alone: the files that /proc has of the sandbox's process are not root's.
+    let capabilities =
+        |add: &[&str]| json!({"securityContext": {"capabilities": {"drop": ["ALL"], "add": add}}});
+    recipe.executor_extra = capabilities(&["SYS_PTRACE"]);
+    let pod = ExecutorPod::start_unready(&node, &namespace, "alone", &recipe).await?;
+    let words = ["DAC_OVERRIDE"];
+    is_refused(pod.client(), StartFailure::InjectionRefused, &words).await?;
+    let report = doctor(&pod, EXECUTOR, &[]).await?;
+    assert!(!report.works, "{report:?}");
+    assert!(
+        report.needs("inject").contains("DAC_OVERRIDE"),
+        "{report:?}"
+    );
+    pod.delete().await?;
+
+    // The least with which injection works.
+    recipe.executor_extra = capabilities(&["SYS_PTRACE", "DAC_OVERRIDE"]);
+    let pod = ExecutorPod::start(&node, &namespace, "least", &recipe).await?;
     assert_eq!(pod.run_ok("user", &["id", "-u"]).await?, "1000\n");
     let report = doctor(&pod, EXECUTOR, &[]).await?;
     assert!(report.works && report.possible("inject"), "{report:?}");

@@ -118,6 +118,15 @@ async fn follow(pod: &ExecutorPod<'_>) -> Result<()> {
     client
         .create(&task("follow", &["sh", "-c", script]))
         .await?;
+    wait::until("the first lines", BOUND, async || {
+        let output = client.stdout("follow").await?;
+        Ok(if output.lines().count() == 5 {
+            Probe::Done(())
+        } else {
+            Probe::not_yet(output)
+        })
+    })
+    .await?;
     let response = client
         .stream("/tasks/follow/logs?follow=true&offset=4")
         .await?;
