@@ -1,6 +1,7 @@
 //! The task executor on a real node: in pods that a kubelet made, asked over the pod network.
 
 mod identity;
+mod injected;
 mod logs;
 mod memory;
 mod modes;
