@@ -95,16 +95,18 @@ impl Engine {
                 .and_then(|place| place.wanted.clone())
         };
         let config = self.shared.config.clone();
-        let begun = Instant::now();
         let launched = tokio::task::spawn_blocking(move || {
+            let begun = Instant::now();
             let launched = launch::launch(&config, wanted.as_ref());
+            let took = begun.elapsed();
             let details = serde_json::to_value(crate::doctor::report(&config));
-            (launched, details.unwrap_or_default())
+            (launched, took, details.unwrap_or_default())
         });
-        let (launched, details) = match launched.await {
+        let (launched, took, details) = match launched.await {
             Ok(launched) => launched,
             Err(error) => (
                 Err(LaunchError::failed(error.to_string())),
+                Duration::ZERO,
                 serde_json::Value::Null,
             ),
         };
@@ -121,9 +123,7 @@ impl Engine {
             ));
         }
         if !agent.found {
-            self.shared
-                .metrics
-                .injected(agent.mode, None, begun.elapsed());
+            self.shared.metrics.injected(agent.mode, None, took);
         }
         if let Some(place) = state.places.get_mut(&slot) {
             place.agent = Some(agent.pid);

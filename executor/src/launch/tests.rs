@@ -33,9 +33,13 @@ fn pod(shared: bool, name: Option<&str>, marker: Option<&str>) -> Pod {
 fn the_place_of_tasks_is_decided_once_and_never_guessed() {
     use Place::{InContainer, Sidecar};
     for (arguments, pod, expected) in [
-        ("--mode=sidecar", pod(false, None, None), Some(Sidecar)),
-        ("--mode=inject", pod(false, None, None), Some(Sidecar)),
-        ("--mode=chroot", pod(false, None, None), Some(Sidecar)),
+        ("--mode=sidecar", pod(true, None, None), Some(Sidecar)),
+        ("--mode=inject", pod(true, None, None), Some(Sidecar)),
+        ("--mode=chroot", pod(true, None, None), Some(Sidecar)),
+        // There is no other container to see, and none can come.
+        ("--mode=sidecar", pod(false, None, None), None),
+        ("--mode=inject", pod(false, None, None), None),
+        ("--mode=chroot", pod(false, None, None), None),
         (
             "--mode=in-container",
             pod(true, None, None),
@@ -43,9 +47,10 @@ fn the_place_of_tasks_is_decided_once_and_never_guessed() {
         ),
         (
             "--enable-sidecar-mode",
-            pod(false, None, None),
+            pod(true, None, None),
             Some(Sidecar),
         ),
+        ("--enable-sidecar-mode", pod(false, None, None), None),
         (
             "--enable-sidecar-mode=false",
             pod(false, None, None),

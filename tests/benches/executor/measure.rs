@@ -12,6 +12,8 @@ use crate::connection::{Connection, Events};
 
 /// Tasks that are not counted.
 const WARM_UP: usize = 50;
+/// Processes that are started without an executor.
+const BASELINE: usize = 200;
 /// What an executor runs at once by default.
 pub(crate) const PARALLEL: usize = 64;
 /// How often so many are started at once.
@@ -39,6 +41,18 @@ impl Times {
             .copied()
             .unwrap_or_default()
     }
+}
+
+/// What the machine itself takes for a process, in the state that it is in: no executor can be faster.
+pub(crate) fn of_the_machine() -> Result<Times> {
+    let mut times = Vec::new();
+    for _ in 0..BASELINE {
+        let start = Instant::now();
+        let status = std::process::Command::new("true").status()?;
+        times.push(start.elapsed());
+        anyhow::ensure!(status.success(), "true ended with {status}");
+    }
+    Ok(Times::of(times))
 }
 
 /// One task after the other.

@@ -16,7 +16,7 @@ pub(crate) fn sidecar(mode: &str) -> Recipe {
     let mut recipe =
         Recipe::new(["serve", "--auth=none", &format!("--mode={mode}")]).restricted(1000);
     recipe.resources = json!({"requests": {"cpu": "100m", "memory": "128Mi"}});
-    recipe.executor_extra = json!({"resources": {"limits": {"cpu": null}}});
+    recipe.executor_extra = json!({"resources": {"limits": null}});
     recipe
 }
 

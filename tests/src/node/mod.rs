@@ -216,9 +216,20 @@ impl Node {
     async fn substitute(&self, socket: &Path, layer: &str, tree: &Path) -> Result<()> {
         // A view of one layer is a bind mount of it, which says where it is.
         let view = "substitute";
-        snapshots(socket, &["view", view, layer]).await?;
-        let mount = snapshots(socket, &["mounts", "/", view]).await?;
-        snapshots(socket, &["remove", view]).await?;
+        let mount = wait::until("a view of a layer", START_BOUND, async || {
+            // Nothing refers to a view, so containerd may remove it at once.
+            let seen = async {
+                snapshots(socket, &["view", view, layer]).await?;
+                snapshots(socket, &["mounts", "/", view]).await
+            };
+            let seen = seen.await;
+            let _removed = snapshots(socket, &["remove", view]).await;
+            Ok(match seen {
+                Ok(mount) => Probe::Done(mount),
+                Err(error) => Probe::not_yet(format!("{error:#}")),
+            })
+        })
+        .await?;
         let place = mount.split_whitespace().find(|word| word.starts_with('/'));
         let place = place.with_context(|| format!("no place of the layer in {mount:?}"))?;
         let tree = tree.to_str().context("the path of a tree is text")?;
