@@ -25,6 +25,8 @@ use crate::clock::{rfc3339, unix_millis_of};
 
 /// Tasks in the list at most, whatever their state.
 pub const MAX_ENTRIES: usize = 1024;
+/// Keys of executors before are far below; an agent that the sandbox forged must not use them up.
+const MAX_FOREIGN_KEY: u64 = 1 << 62;
 /// Deleted tasks that are remembered by their uid.
 const MAX_REMEMBERED: usize = 512;
 
@@ -169,6 +171,12 @@ impl Ledger {
     pub fn name(&self, key: TaskKey) -> Option<String> {
         let entry = self.entries.iter().find(|entry| entry.key == key);
         entry.map(|entry| entry.task.name.clone())
+    }
+
+    /// Where a task is, if it is in the list.
+    pub fn slot(&self, key: TaskKey) -> Option<Slot> {
+        let entry = self.entries.iter().find(|entry| entry.key == key);
+        entry.map(|entry| entry.slot)
     }
 
     /// Tasks that were started and have not ended.
@@ -448,7 +456,9 @@ impl Ledger {
 
     /// An agent reports on a task.
     pub fn report(&mut self, slot: Slot, report: &TaskReport, now: u64) {
-        self.next_key = self.next_key.max(report.key.0.saturating_add(1));
+        if report.key.0 < MAX_FOREIGN_KEY {
+            self.next_key = self.next_key.max(report.key.0 + 1);
+        }
         let index =
             (self.entries.iter()).position(|entry| entry.slot == slot && entry.key == report.key);
         let Some(index) = index else {

@@ -24,6 +24,10 @@ const CHUNK: usize = 64 * 1024;
 const MAX_PENDING: usize = 1024 * 1024;
 /// Descriptors that came and whose frame has not.
 const MAX_DESCRIPTORS: usize = 16;
+/// Orders that wait for an agent that does not read: more than all tasks there can be need.
+const MAX_ORDERS: usize = 16 * 1024;
+/// Frames that are handled before others get their turn: one thread serves the API too.
+const FRAMES_PER_TURN: usize = 64;
 
 /// The reading ends of a task's standard output and standard error.
 #[derive(Debug)]
@@ -72,15 +76,19 @@ pub fn connect(control: BorrowedFd<'_>) -> io::Result<UnixStream> {
     UnixStream::from_std(near)
 }
 
-/// Talks until one side ends it. Each report is handed to `on_report`, in order, with its pipes.
+/// Talks until one side ends it. Each report is handed to `on_report`, in order, with its pipes; an
+/// error of that says what no agent would have said, and ends the conversation.
 pub async fn converse(
     stream: &UnixStream,
     orders: &mut mpsc::UnboundedReceiver<Order>,
-    mut on_report: impl FnMut(Report, Option<Pipes>),
+    mut on_report: impl FnMut(Report, Option<Pipes>) -> Result<(), String>,
 ) -> Closed {
     let mut incoming = Incoming::default();
     let mut outgoing = VecDeque::new();
     loop {
+        if orders.len() > MAX_ORDERS {
+            return Closed::Protocol("it does not read its orders".to_owned());
+        }
         let room = outgoing.len() < MAX_PENDING;
         let interest = if outgoing.is_empty() {
             Interest::READABLE
@@ -116,11 +124,19 @@ pub async fn converse(
                         }
                         Err(closed) => return closed,
                     }
+                    let mut frames = 0;
                     loop {
-                        match incoming.next() {
+                        let heard = match incoming.next() {
                             Ok(Some((report, pipes))) => on_report(report, pipes),
                             Ok(None) => break,
-                            Err(text) => return Closed::Protocol(text),
+                            Err(text) => Err(text),
+                        };
+                        if let Err(text) = heard {
+                            return Closed::Protocol(text);
+                        }
+                        frames += 1;
+                        if frames % FRAMES_PER_TURN == 0 {
+                            tokio::task::yield_now().await;
                         }
                     }
                 }
@@ -160,12 +176,16 @@ fn write(stream: &UnixStream, outgoing: &mut VecDeque<u8>) -> io::Result<()> {
 #[derive(Debug, Default)]
 struct Incoming {
     bytes: Vec<u8>,
+    /// Of these, so many were understood.
+    done: usize,
     descriptors: VecDeque<OwnedFd>,
 }
 
 impl Incoming {
     /// Reads once; `false` at the end.
     fn receive(&mut self, stream: &UnixStream) -> Result<bool, Closed> {
+        self.bytes.drain(..self.done);
+        self.done = 0;
         let start = self.bytes.len();
         self.bytes.resize(start + CHUNK, 0);
         let buffer = self.bytes.get_mut(start..).unwrap_or_default();
@@ -202,7 +222,8 @@ impl Incoming {
 
     /// The next whole frame.
     fn next(&mut self) -> Result<Option<(Report, Option<Pipes>)>, String> {
-        let Some((head, rest)) = self.bytes.split_first_chunk::<4>() else {
+        let left = self.bytes.get(self.done..).unwrap_or_default();
+        let Some((head, rest)) = left.split_first_chunk::<4>() else {
             return Ok(None);
         };
         let length = u32::from_le_bytes(*head) as usize;
@@ -216,8 +237,10 @@ impl Incoming {
         };
         let report: Report = postcard::from_bytes(body)
             .map_err(|error| format!("a frame makes no sense: {error}"))?;
-        self.bytes.drain(..4 + length);
-        if self.bytes.is_empty() {
+        self.done += 4 + length;
+        if self.done == self.bytes.len() {
+            self.bytes.clear();
+            self.done = 0;
             self.bytes.shrink_to(CHUNK);
         }
         let pipes = match &report {
@@ -311,6 +334,7 @@ mod tests {
         let mut got = Vec::new();
         let closed = converse(&stream, &mut receiver, |report, pipes| {
             got.push((report, pipes));
+            Ok(())
         });
         assert!(matches!(closed.await, Closed::ByAgent));
         let [(report, Some(pipes))] = &got[..] else {

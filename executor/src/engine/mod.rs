@@ -25,7 +25,7 @@ use crate::clock::unix_millis;
 use crate::config::Config;
 use crate::launch::Mode;
 use crate::metrics::Metrics;
-use crate::output::{Attached, Echo, Intake, Outputs, Stream, TaskOutput};
+use crate::output::{AttachError, Attached, Echo, Intake, Outputs, Stream, TaskOutput};
 use crate::pod::target::ContainerRef;
 
 /// The container that tasks run in if they name no other.
@@ -287,20 +287,30 @@ impl Engine {
         })
     }
 
-    /// Reads the pipes of a task from now on.
-    fn attach(&self, state: &mut State, key: TaskKey, name: &str, pipes: Pipes) {
+    /// Reads the pipes of a task from now on. An error is what no agent would have sent.
+    fn attach(
+        &self,
+        state: &mut State,
+        key: TaskKey,
+        name: &str,
+        pipes: Pipes,
+    ) -> Result<(), String> {
         let intake = self.shared.intake.clone();
         let held = self.output(state, key);
         if held.attached.is_some() {
-            return;
+            return Ok(());
         }
         match intake.attach(name, &held.output, pipes.stdout, pipes.stderr) {
             Ok(attached) => held.attached = Some(attached),
+            Err(error @ (AttachError::NoPipe(_) | AttachError::NotReading(_))) => {
+                return Err(error.to_string());
+            }
             Err(error) => {
                 tracing::warn!(error = %error, "the output of a task cannot be read");
                 held.close();
             }
         }
+        Ok(())
     }
 
     /// Where a task belongs if not in `slot`, because it names another container.

@@ -31,6 +31,10 @@ const PROOF_PAUSE: Duration = Duration::from_secs(2);
 const CONTAINER_PATIENCE: Duration = Duration::from_millis(500);
 /// Between two looks at an agent that may have been stopped.
 const CHECK_PAUSE: Duration = Duration::from_secs(2);
+/// Tasks that an agent may report before it says that these are all: more than one keeps.
+const MAX_REPORTED: usize = 4096;
+/// Bytes of their notes: less than this program may use.
+const MAX_NOTE_BYTES: usize = 64 * 1024 * 1024;
 /// A conversation shorter than that was none, and the next attempt comes later.
 const STEADY: Duration = Duration::from_secs(5);
 
@@ -64,6 +68,8 @@ impl Engine {
                     }
                     let failure = error.failure();
                     let is_final = match failure {
+                        // IDs do not come back.
+                        StartFailure::NoTarget if slot != DEFAULT => true,
                         StartFailure::NoTarget if error.is_transient() => {
                             missing.elapsed() > NO_CONTAINER_PATIENCE
                         }
@@ -166,9 +172,10 @@ impl Engine {
                 let mut conversation = Conversation::new(self, slot, &agent, orders);
                 let greeted = Arc::clone(&conversation.greeted);
                 let talk = link::converse(&stream, &mut receiver, |report, pipes| {
-                    conversation.hear(report, pipes);
+                    let heard = conversation.hear(report, pipes);
                     // Not one that a task accounts for.
                     look();
+                    heard
                 });
                 let silence = async {
                     if tokio::time::timeout(HELLO_PATIENCE, greeted.notified())
@@ -268,6 +275,12 @@ struct Conversation<'a> {
     /// Tasks that it knows, until it has said all.
     snapshot: Option<Vec<TaskKey>>,
     proofs: u64,
+    /// When the last proof was asked for; none that is not asked for is taken.
+    asked: Option<Instant>,
+    /// Bytes of the notes of these.
+    note_bytes: usize,
+    /// That of the protocol, once it has said it.
+    version: Option<u32>,
 }
 
 impl<'a> Conversation<'a> {
@@ -285,22 +298,34 @@ impl<'a> Conversation<'a> {
             greeted: Arc::default(),
             snapshot: Some(Vec::new()),
             proofs: 0,
+            asked: None,
+            note_bytes: 0,
+            version: None,
         }
     }
 
-    fn hear(&mut self, report: Report, pipes: Option<Pipes>) {
+    /// Takes a report. What an agent would not say, or not twice, is an error: each of these costs a line
+    /// in the log, an order or a timer, and a sandbox that forges its agent is to have no more of them
+    /// than an agent would.
+    fn hear(&mut self, report: Report, pipes: Option<Pipes>) -> Result<(), String> {
         let mut guard = self.engine.lock();
         let state = &mut *guard;
         match report {
             Report::Hello { version } => {
+                if self.version.replace(version).is_some() {
+                    return Err("a second greeting".to_owned());
+                }
                 if version != VERSION {
                     tracing::info!(version, "the agent speaks another version");
                 }
             }
-            Report::Task(report) => self.hear_of_task(state, &report, pipes),
+            Report::Task(report) => self.hear_of_task(state, &report, pipes)?,
             Report::SnapshotEnd => {
                 self.greeted.notify_one();
-                let known = self.snapshot.take().unwrap_or_default();
+                let known = self
+                    .snapshot
+                    .take()
+                    .ok_or("a second end of the list of tasks")?;
                 if let Some(place) = state.places.get_mut(&self.slot) {
                     let wanted = place.wanted.take();
                     *place = Place {
@@ -326,23 +351,39 @@ impl<'a> Conversation<'a> {
                 state.ledger.connected(self.slot, &known, unix_millis());
                 self.prove();
             }
-            Report::Probe { number, failure } => self.proved(state, number, failure),
+            Report::Probe { number, failure } => self.proved(state, number, failure)?,
         }
         self.engine.settle(state);
+        Ok(())
     }
 
-    fn hear_of_task(&mut self, state: &mut State, report: &TaskReport, pipes: Option<Pipes>) {
+    fn hear_of_task(
+        &mut self,
+        state: &mut State,
+        report: &TaskReport,
+        pipes: Option<Pipes>,
+    ) -> Result<(), String> {
         let key = report.key;
         if let Some(snapshot) = &mut self.snapshot {
+            self.note_bytes += report.note.as_ref().map_or(0, Vec::len);
+            if snapshot.len() > MAX_REPORTED || self.note_bytes > MAX_NOTE_BYTES {
+                return Err("more tasks than an agent has".to_owned());
+            }
             snapshot.push(key);
+        } else if report.note.is_some() {
+            return Err("a note after the list of tasks".to_owned());
+        }
+        let place = state.ledger.slot(key);
+        if place.is_some_and(|slot| slot != self.slot) {
+            return Err("a report of a task in another container".to_owned());
         }
         if let Some(pipes) = pipes {
             let noted = report.note.as_deref().and_then(super::note::Note::decode);
             let name = noted
                 .map(|note| note.task.name)
                 .or_else(|| state.ledger.name(key));
-            self.engine
-                .attach(state, key, &name.unwrap_or_default(), pipes);
+            let name = name.unwrap_or_default();
+            self.engine.attach(state, key, &name, pipes)?;
         }
         let ends = !matches!(
             report.state,
@@ -358,16 +399,23 @@ impl<'a> Conversation<'a> {
             attached.drain_now();
         }
         state.ledger.report(self.slot, report, unix_millis());
-        if report.gone
+        if place.is_none() && state.ledger.slot(key).is_none() {
+            // Nobody asks for the output of what is not in the list.
+            if let Some(mut held) = state.outputs.remove(&key) {
+                held.close();
+            }
+        } else if report.gone
             && let Some(held) = state.outputs.get_mut(&key)
         {
             held.close();
         }
+        Ok(())
     }
 
     /// Has a process started in the sandbox that does nothing.
     fn prove(&mut self) {
         self.proofs += 1;
+        self.asked = Some(Instant::now());
         self.orders
             .send(Order::Probe {
                 number: self.proofs,
@@ -375,9 +423,21 @@ impl<'a> Conversation<'a> {
             .ok();
     }
 
-    fn proved(&mut self, state: &mut State, number: u64, failure: Option<StartFault>) {
+    fn proved(
+        &mut self,
+        state: &mut State,
+        number: u64,
+        failure: Option<StartFault>,
+    ) -> Result<(), String> {
+        let asked = self
+            .asked
+            .take()
+            .is_some_and(|asked| asked <= Instant::now());
+        if number != self.proofs || !asked {
+            return Err("an answer to what was not asked".to_owned());
+        }
         let Some(place) = state.places.get_mut(&self.slot) else {
-            return;
+            return Ok(());
         };
         if let Some(fault) = failure {
             let errno = nix::errno::Errno::from_raw(fault.errno);
@@ -390,6 +450,7 @@ impl<'a> Conversation<'a> {
             place.proved = false;
             let orders = self.orders.downgrade();
             self.proofs = number + 1;
+            self.asked = Some(Instant::now() + PROOF_PAUSE);
             tokio::spawn(async move {
                 tokio::time::sleep(PROOF_PAUSE).await;
                 if let Some(orders) = orders.upgrade() {
@@ -403,5 +464,6 @@ impl<'a> Conversation<'a> {
         if self.slot == DEFAULT {
             self.engine.shared.metrics.set_ready(place.proved);
         }
+        Ok(())
     }
 }

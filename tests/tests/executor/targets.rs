@@ -129,7 +129,12 @@ async fn the_marked_container_or_the_one_that_is_named() -> Result<()> {
         let End::NotStarted { failure, message } = end else {
             panic!("it was started: {end:?}");
         };
-        assert_eq!(failure, StartFailure::NoTarget, "{message}");
+        let expected = if id == "no-id" {
+            StartFailure::Invalid
+        } else {
+            StartFailure::NoTarget
+        };
+        assert_eq!(failure, expected, "{message}");
         assert!(
             message.contains(&id[..5]),
             "names what was asked for: {message}"

@@ -14,7 +14,7 @@ import sys
 CLONE_PARENT = 0x8000
 
 INNER = r'''
-import array, fcntl, os, select, socket, struct, sys, time
+import array, fcntl, os, socket, struct, threading, time
 
 mode, victim = open("/tmp/fake-mode").read().split()
 
@@ -71,10 +71,19 @@ def speak(connection):
     if mode == "largest":
         # As long as a frame may be, and never a whole one.
         connection.sendall(struct.pack("<I", 8 << 20) + bytes((8 << 20) - 1))
-    if mode == "flood":
+    if mode in ("lists", "proofs", "greetings"):
         connection.sendall(HELLO)
+        again = {"lists": SNAPSHOT_END, "proofs": PROBE, "greetings": frame(b"\0\7")}[mode]
+        connection.sendall(again * 3)
         while True:
-            connection.sendall((SNAPSHOT_END + PROBE) * 1000)
+            connection.sendall(again * 1000)
+    if mode in ("reports", "reports-deaf"):
+        # Of a task that nobody ordered, without end; each is answered by an order to stop it.
+        connection.sendall(HELLO + SNAPSHOT_END)
+        if mode == "reports":
+            threading.Thread(target=lambda: list(orders(connection)), daemon=True).start()
+        while True:
+            connection.sendall(running(1 << 40, 1, 0) * 1000)
     if mode == "descriptors":
         connection.sendall(HELLO)
         endless = os.open("/dev/zero", os.O_RDONLY)
