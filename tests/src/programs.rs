@@ -48,6 +48,18 @@ pub fn executor() -> Result<PathBuf> {
 /// # Errors
 /// It does not build.
 pub fn static_executor() -> Result<PathBuf> {
+    static_program("task-executor")
+}
+
+/// The agent's program, likewise.
+///
+/// # Errors
+/// It does not build.
+pub fn static_agent() -> Result<PathBuf> {
+    static_program("task-executor-agent")
+}
+
+fn static_program(program: &str) -> Result<PathBuf> {
     let target = target_directory()?.join("static");
     let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let output = Output {
@@ -56,8 +68,7 @@ pub fn static_executor() -> Result<PathBuf> {
         triple: Some(triple),
         profile: "release".to_owned(),
     };
-    let program = "task-executor";
-    output.build(&workspace(), program, program, true)?;
+    output.build(&workspace(), "task-executor", program, true)?;
     let path = output.directory.join(program);
     ensure!(path.is_file(), "there is no {}", path.display());
     Ok(path)

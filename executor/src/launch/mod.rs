@@ -12,7 +12,7 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::libc::{SIGCONT, SIGKILL};
@@ -34,6 +34,8 @@ pub use decision::{Decision, Place, mode};
 const PROGRAM: &str = "/proc/self/exe";
 /// For one injection; it takes 5 ms where all is well.
 const INJECTION_LIMIT: Duration = Duration::from_secs(2);
+/// Children that have ended wait so long to be reaped.
+const REAP_PAUSE: Duration = Duration::from_millis(100);
 /// For what tasks left behind to be killed.
 const REMAINS_LIMIT: Duration = Duration::from_secs(5);
 
@@ -207,7 +209,7 @@ fn reasons(injection: Option<&String>, chroot: Option<&String>) -> String {
 ///
 /// See [`LaunchError`].
 pub fn launch(config: &Config, wanted: Option<&ContainerRef>) -> Result<Agent, LaunchError> {
-    launch_program(Path::new(PROGRAM), config, wanted)
+    launch_program(&agent_program(), config, wanted)
 }
 
 /// [`launch`] with the agent in another program: for whoever is not the executor, a test say.
@@ -228,6 +230,15 @@ pub fn launch_program(
             let choice = choose(&pod, config.main_container_name.as_deref(), wanted)?;
             enter(program, &proc, &pod, choice, config.mode)
         }
+    }
+}
+
+/// The agent's own program beside this one, or this one, which holds it too.
+fn agent_program() -> PathBuf {
+    let beside = std::env::current_exe().map(|program| program.with_file_name(AGENT_NAME));
+    match beside {
+        Ok(agent) if agent.is_file() => agent,
+        _ => PathBuf::from(PROGRAM),
     }
 }
 
@@ -283,6 +294,8 @@ pub async fn reap() {
         return std::future::pending().await;
     };
     while ended.recv().await.is_some() {
+        // Every stop of an injection is signalled too, and must not be slowed down by looking around.
+        tokio::time::sleep(REAP_PAUSE).await;
         if let Err(error) = remains::reap(&Proc::default()) {
             tracing::warn!(%error, "children that ended cannot be found");
         }

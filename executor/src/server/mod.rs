@@ -68,7 +68,7 @@ pub struct Limits {
     /// Open connections. For one more, the oldest is closed on which nothing of the operator is going
     /// on; if there is none, the new one gets 503. Default 256: half of it is twice what may run at once.
     pub connections: usize,
-    /// Watches and logs at once; further ones get 503. Default 32.
+    /// Watches and logs at once; further ones get 503. Default 192: half of it is more than one log for each task.
     pub streams: usize,
     /// Bytes of one body; longer ones get 413. Default 4 MiB.
     pub body: usize,
@@ -95,7 +95,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 256,
-            streams: 32,
+            streams: 192,
             body: 4 * 1024 * 1024,
             bodies: 16 * 1024 * 1024,
             header: Duration::from_secs(10),

@@ -208,7 +208,11 @@ async fn requests_in_flight_are_not_cut_off_for_new_connections() {
 
 #[tokio::test]
 async fn one_source_gets_half_of_the_streams() {
-    let server = Running::open().await;
+    let limits = Limits {
+        streams: 32,
+        ..Limits::default()
+    };
+    let server = Running::limited(limits).await;
     let mut clients = Vec::new();
     for _ in 0..16 {
         let mut client = server.connect().await;

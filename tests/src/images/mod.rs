@@ -94,8 +94,8 @@ pub fn static_image(name: &str, files: &[File], config: &Config) -> Result<Image
     })
 }
 
-/// The task executor's image, as it is released: its static program, as root, in an empty file
-/// system.
+/// The task executor's image, as it is released: its static program and the agent's, as root, in an
+/// empty file system.
 ///
 /// # Errors
 /// The program does not build.
@@ -103,10 +103,10 @@ pub fn executor() -> Result<Image> {
     // Concurrent tests of a process make it once, after each other.
     static MADE: Mutex<Option<Image>> = Mutex::new(None);
     once(&MADE, || {
-        let files = [File::program(
-            "/task-executor",
-            programs::static_executor()?,
-        )];
+        let files = [
+            File::program("/task-executor", programs::static_executor()?),
+            File::program("/task-executor-agent", programs::static_agent()?),
+        ];
         let config = Config {
             entrypoint: vec!["/task-executor".to_owned()],
             ..Config::default()
