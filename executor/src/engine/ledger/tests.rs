@@ -1,12 +1,12 @@
 //! Tables for single transitions, and random histories against a model of an agent.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
-use opensandbox_api::task::{Process, State, WatchEvent};
+use opensandbox_api::task::{LossReason, Process, State, WatchEvent};
 use proptest::prelude::*;
 
 use super::*;
-use crate::agent::protocol::{Exit, Stage, StartFault};
+use crate::agent::protocol::{Exit, Stage, StartFault, TaskReport, TaskState};
 
 const HERE: Slot = Slot(0);
 
