@@ -247,13 +247,8 @@ impl Engine {
                 send(state, slot, Order::Note { key, note });
             }
             Effect::Forget(slot, key) => send(state, slot, Order::Forget { key }),
-            Effect::Removed(key) => {
-                if let Some(attached) = state.outputs.remove(&key).and_then(|held| held.attached) {
-                    attached.stop();
-                }
-            }
-            Effect::Started(key, name, pid) => {
-                let _ = key;
+            Effect::Removed(key) => forget_output(state, key),
+            Effect::Started(name, pid) => {
                 self.shared.metrics.task_started();
                 self.shared
                     .echo
@@ -362,6 +357,13 @@ impl Engine {
         let engine = self.clone();
         tokio::spawn(async move { engine.keep(slot).await });
         slot
+    }
+}
+
+/// Nobody can ask for the output of a task any more; who follows it sees its end.
+fn forget_output(state: &mut State, key: TaskKey) {
+    if let Some(mut held) = state.outputs.remove(&key) {
+        held.close();
     }
 }
 

@@ -401,9 +401,7 @@ impl<'a> Conversation<'a> {
         state.ledger.report(self.slot, report, unix_millis());
         if place.is_none() && state.ledger.slot(key).is_none() {
             // Nobody asks for the output of what is not in the list.
-            if let Some(mut held) = state.outputs.remove(&key) {
-                held.close();
-            }
+            super::forget_output(state, key);
         } else if report.gone
             && let Some(held) = state.outputs.get_mut(&key)
         {

@@ -159,9 +159,7 @@ impl LaunchError {
             }
         }
     }
-}
 
-impl LaunchError {
     /// An attempt that failed for a reason outside the pod.
     pub fn failed(reason: String) -> Self {
         Self::Start(io::Error::other(reason))

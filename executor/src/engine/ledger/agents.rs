@@ -3,8 +3,7 @@
 use opensandbox_api::task::{LossReason, Outcome, StartFailure, Task};
 
 use super::entry::{
-    AGENT_GONE, Entry, PENDING, Phase, Remembered, lost, not_started, ordered, reported_times,
-    times,
+    AGENT_GONE, Entry, Phase, Remembered, lost, not_started, reported_times, times,
 };
 use super::{Effect, Ledger, MAX_FOREIGN_KEY, MAX_REMEMBERED, Slot};
 use crate::agent::protocol::{StopCause, TaskKey, TaskReport, TaskState};
@@ -39,10 +38,7 @@ impl Ledger {
                 // An agent that had died would have been lost before: this one lives, and knows every
                 // task that it ever started.
                 Phase::Starting => {
-                    entry.phase = Phase::Waiting {
-                        reason: PENDING,
-                        message: String::new(),
-                    };
+                    entry.phase = Phase::waiting();
                     if entry.deleted {
                         self.stop_at(index, StopCause::Request, now);
                     }
@@ -144,10 +140,7 @@ impl Ledger {
             && matches!(entry.phase, Phase::Waiting { .. } | Phase::Starting)
         {
             entry.slot = slot;
-            entry.phase = Phase::Waiting {
-                reason: PENDING,
-                message: String::new(),
-            };
+            entry.phase = Phase::waiting();
         }
         self.schedule();
     }
@@ -210,7 +203,7 @@ impl Ledger {
                         started_at: *started_at,
                     };
                     let name = entry.task.name.clone();
-                    self.effects.push(Effect::Started(entry.key, name, *pid));
+                    self.effects.push(Effect::Started(name, *pid));
                     self.journal.push(Change::Modified, entry.report());
                 }
             }
@@ -256,17 +249,9 @@ impl Ledger {
             return;
         }
         let finished = finished.then(|| task.outcome.clone()).flatten();
-        let mut entry = Entry {
-            key: report.key,
-            slot,
-            position,
-            task: ordered(task.clone()),
-            phase: Phase::Starting,
-            stop: report.stop,
-            deleted,
-            replacement: None,
-            deleted_at: None,
-        };
+        let mut entry = Entry::new(report.key, slot, position, task.clone(), Phase::Starting);
+        entry.stop = report.stop;
+        entry.deleted = deleted;
         if let Some(outcome) = finished {
             let (started_at, finished_at) = reported_times(&task);
             entry.phase = Phase::Ended {

@@ -59,7 +59,32 @@ pub(super) const PENDING: &str = "Pending";
 pub(super) const AGENT_GONE: &str =
     "the agent in the sandbox container does not know the task any more";
 
+impl Phase {
+    /// As a task begins.
+    pub(super) fn waiting() -> Self {
+        Self::Waiting {
+            reason: PENDING,
+            message: String::new(),
+        }
+    }
+}
+
 impl Entry {
+    /// One that nobody stops.
+    pub(super) fn new(key: TaskKey, slot: Slot, position: u64, task: Task, phase: Phase) -> Self {
+        Self {
+            key,
+            slot,
+            position,
+            task: ordered(task),
+            phase,
+            stop: None,
+            deleted: false,
+            replacement: None,
+            deleted_at: None,
+        }
+    }
+
     pub(super) fn has_ended(&self) -> bool {
         matches!(self.phase, Phase::Ended { .. })
     }
@@ -137,7 +162,7 @@ impl Remembered {
 }
 
 /// What was ordered, without what a client may have sent along of a status.
-pub(super) fn ordered(task: Task) -> Task {
+fn ordered(task: Task) -> Task {
     Task {
         deletion_timestamp: None,
         process_status: None,

@@ -20,7 +20,7 @@ use std::collections::{HashSet, VecDeque};
 
 use opensandbox_api::task::{Outcome, StartFailure, Task};
 
-use self::entry::{Entry, PENDING, Phase, Remembered, not_started, ordered};
+use self::entry::{Entry, PENDING, Phase, Remembered, not_started};
 use super::journal::{Change, Journal};
 use super::note::Note;
 use crate::agent::protocol::{StopCause, TaskKey};
@@ -52,7 +52,7 @@ pub enum Effect {
     /// Its leader has ended, or it will never start.
     Finished(TaskKey, String, Box<Outcome>),
     /// Its program runs.
-    Started(TaskKey, String, i32),
+    Started(String, i32),
 }
 
 /// The list.
@@ -124,14 +124,12 @@ impl Ledger {
 
     /// Name of a task.
     pub fn name(&self, key: TaskKey) -> Option<String> {
-        let entry = self.entries.iter().find(|entry| entry.key == key);
-        entry.map(|entry| entry.task.name.clone())
+        self.by_key(key).map(|entry| entry.task.name.clone())
     }
 
     /// Where a task is, if it is in the list.
     pub fn slot(&self, key: TaskKey) -> Option<Slot> {
-        let entry = self.entries.iter().find(|entry| entry.key == key);
-        entry.map(|entry| entry.slot)
+        self.by_key(key).map(|entry| entry.slot)
     }
 
     /// Tasks that were started and have not ended.
@@ -144,8 +142,7 @@ impl Ledger {
 
     /// Whether this task was started, will never be, or waits for others to end, which may take long.
     pub fn is_settled(&self, key: TaskKey) -> bool {
-        let entry = self.entries.iter().find(|entry| entry.key == key);
-        entry.is_none_or(|entry| match &entry.phase {
+        self.by_key(key).is_none_or(|entry| match &entry.phase {
             Phase::Waiting { message, .. } => !message.is_empty(),
             Phase::Starting => false,
             Phase::Running { .. } | Phase::Ended { .. } => true,
@@ -250,22 +247,14 @@ impl Ledger {
         });
         if let Some(remembered) = remembered.and_then(|index| self.remembered.remove(index)) {
             // The same run, ordered again after its deletion: its result is known.
-            let entry = Entry {
-                key: remembered.key,
-                slot: remembered.slot,
-                position: self.position(),
-                task: ordered(task),
-                phase: Phase::Ended {
-                    outcome: remembered.outcome,
-                    started_at: remembered.started_at,
-                    finished_at: remembered.finished_at,
-                    gone: true,
-                },
-                stop: None,
-                deleted: false,
-                replacement: None,
-                deleted_at: None,
+            let phase = Phase::Ended {
+                outcome: remembered.outcome,
+                started_at: remembered.started_at,
+                finished_at: remembered.finished_at,
+                gone: true,
             };
+            let Remembered { key, slot, .. } = remembered;
+            let entry = Entry::new(key, slot, self.position(), task, phase);
             self.effects
                 .push(Effect::Note(entry.slot, entry.key, Box::new(entry.note())));
             return Ok(self.add(entry));
@@ -275,20 +264,7 @@ impl Ledger {
         }
         let key = TaskKey(self.next_key);
         self.next_key += 1;
-        let entry = Entry {
-            key,
-            slot,
-            position: self.position(),
-            task: ordered(task),
-            phase: Phase::Waiting {
-                reason: PENDING,
-                message: String::new(),
-            },
-            stop: None,
-            deleted: false,
-            replacement: None,
-            deleted_at: None,
-        };
+        let entry = Entry::new(key, slot, self.position(), task, Phase::waiting());
         Ok(self.add(entry))
     }
 
@@ -366,6 +342,10 @@ impl Ledger {
 
     fn find(&self, name: &str) -> Option<&Entry> {
         self.entries.iter().find(|entry| entry.task.name == name)
+    }
+
+    fn by_key(&self, key: TaskKey) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.key == key)
     }
 
     fn index(&self, name: &str) -> Option<usize> {
