@@ -116,6 +116,8 @@ pub mod reason {
     pub const STABLE: &str = "Stable";
     /// The API server refused a pod.
     pub const POD_REFUSED: &str = "PodRefused";
+    /// Pod Security Admission refused a pod: the level of the namespace forbids what is in it.
+    pub const POD_SECURITY_FORBIDS: &str = "PodSecurityForbids";
     /// The last pod was made.
     pub const POD_CREATED: &str = "PodCreated";
     /// Tasks have not ended yet.
@@ -263,7 +265,8 @@ impl From<Stored> for Condition {
     }
 }
 
-fn whole_seconds(time: Timestamp) -> Timestamp {
+/// The time in whole seconds, as Kubernetes stores times.
+pub fn whole_seconds(time: Timestamp) -> Timestamp {
     // Dropping the fraction moves towards 1970 and so stays in range.
     Timestamp::from_second(time.as_second()).unwrap_or(time)
 }

@@ -31,6 +31,19 @@ pub const INJECTION_RECORD: &str = "sandbox.opensandbox.io/task-executor-injecti
 /// `kubectl annotate pool NAME --overwrite sandbox.opensandbox.io/task-executor-upgrade="$(date +%s)"`.
 pub const INJECTION_UPGRADE: &str = "sandbox.opensandbox.io/task-executor-upgrade";
 
+/// Annotation on a Pool, or on a BatchSandbox with a template of its own: where the executor runs,
+/// `sidecar` (the default) or `in-container`, see [`crate::sidecar::Mode`].
+pub const EXECUTOR_MODE: &str = "sandbox.opensandbox.io/task-executor-mode";
+
+/// Name of the init container that copies the executor for the sandbox container, upstream's.
+pub const TASK_EXECUTOR_INSTALLER: &str = "task-executor-installer";
+
+/// Name of the volume that it copies into.
+pub const TASK_EXECUTOR_VOLUME: &str = "task-executor";
+
+/// Where that volume is mounted. The programs keep their names in it.
+pub const TASK_EXECUTOR_DIRECTORY: &str = "/opt/task-executor";
+
 /// ConfigMap that holds the images, in a Pool's namespace or in the installation's.
 pub const IMAGES_CONFIG_MAP: &str = "opensandbox-images";
 
@@ -89,3 +102,10 @@ pub const EVICTION_HANDLER: &str = "pool.opensandbox.io/eviction-handler";
 pub const TASK_CLEANUP_FINALIZER: &str = "batch-sandbox.sandbox.opensandbox.io/task-cleanup";
 /// Finalizer on a BatchSandbox that holds pods of a pool.
 pub const POOL_ALLOCATION_FINALIZER: &str = "pool.sandbox.opensandbox.io/pool-allocation";
+
+/// Label on a pool's pod, ours: the operator has decided to delete this idle pod and gives it to nobody.
+/// Its value says why: `ScaleDown`, `Outdated`, `Evicted`.
+pub const RETIRING: &str = "sandbox.opensandbox.io/retiring";
+/// Annotation on a BatchSandbox, ours: written once by a leader that followed one which had not resigned,
+/// so that a write which that one may still send meets another version.
+pub const FENCE: &str = "sandbox.opensandbox.io/fence";

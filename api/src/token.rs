@@ -196,6 +196,16 @@ impl VerificationKey {
     }
 }
 
+/// What an executor says to a token whose signature is of a key that it does not know.
+///
+/// The operator tells by these words, and by [`TOO_EARLY`], what to do next, and executors of other
+/// versions say the same: they stay as they are.
+pub const OTHER_KEY: &str = "the token's signature does not fit the operator's key";
+/// What an executor says to a token made before it started, or in the second of its start: a new one,
+/// made a moment later, will do.
+pub const TOO_EARLY: &str =
+    "the token was made before this executor was ready for it; make a new one";
+
 /// Why a token is refused. The text names no part of the token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Reject {
@@ -206,7 +216,7 @@ pub enum Reject {
     #[error("the token is not signed with EdDSA")]
     Algorithm,
     /// None of the keys made the signature.
-    #[error("the token's signature does not fit the operator's key")]
+    #[error("{}", OTHER_KEY)]
     Signature,
     /// Made by somebody else.
     #[error("the token has another issuer")]

@@ -1,23 +1,38 @@
-//! The CRDs in config/crd are those that the types make.
+//! The CRDs in config/ are those that the types make.
 
 #![cfg(feature = "crd")]
 #![expect(clippy::tests_outside_test_module, reason = "an integration test")]
 
 use std::path::Path;
 
-use opensandbox_api::v1alpha1::{BatchSandbox, Pool, crd_files};
+use opensandbox_api::v1alpha1::{BatchSandbox, Pool, REFERENCE, crd_files, reference};
 use serde_json::json;
 
 #[test]
-fn config_crd_is_what_the_types_make() {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/crd");
-    for (name, text) in crd_files() {
-        let found = std::fs::read_to_string(directory.join(&name)).unwrap_or_default();
-        assert!(
-            found == text,
-            "config/crd/{name} is stale; run `cargo crdgen`"
-        );
+fn the_crds_of_kustomize_and_of_the_chart_are_what_the_types_make() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    for directory in ["config/crd", "config/helm/opensandbox/files/crds"] {
+        for (name, text) in crd_files() {
+            let path = root.join(directory).join(&name);
+            let found = std::fs::read_to_string(path).unwrap_or_default();
+            assert!(
+                found == text,
+                "{directory}/{name} is stale; run `cargo crdgen`"
+            );
+        }
     }
+}
+
+#[test]
+fn the_reference_is_what_the_types_make() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("..")
+        .join(REFERENCE);
+    let found = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(
+        found == reference(),
+        "{REFERENCE} is stale; run `cargo crdgen`"
+    );
 }
 
 /// `kubectl apply` without `--server-side` keeps the whole object in an annotation of 256 KiB.

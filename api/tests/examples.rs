@@ -207,6 +207,6 @@ fn odd_templates_are_injected_or_refused_with_path_and_remedy() {
     let (_, in_container) = injected(&pool(json!({
         "containers": [{ "name": "main", "image": "x", "command": ["/opt/opensandbox/task-executor"] }],
     })));
-    assert!(matches!(in_container.decision, Decision::InContainer(_)));
+    assert!(matches!(in_container.decision, Decision::HandWritten(_)));
     assert_eq!(in_container.operations, vec![]);
 }

@@ -12,6 +12,8 @@ use opensandbox_api::labels;
 use opensandbox_api::sidecar::pool::{Context, mutate};
 use opensandbox_api::sidecar::{InjectionDefault, Settings, Sourced, uninject};
 use proptest::prelude::*;
+use proptest::strategy::ValueTree as _;
+use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
 use support::{cases, pools};
 
@@ -175,9 +177,13 @@ proptest! {
         request["metadata"]["annotations"][labels::INJECTION_UPGRADE] = json!("1");
         let result = admitted(&request, Some(&stored), &settings("executor:2")).unwrap();
         let image = |pool: &Value| {
-            ["containers", "initContainers"].iter().find_map(|list| {
+            [
+                ("containers", labels::TASK_EXECUTOR),
+                ("initContainers", labels::TASK_EXECUTOR),
+                ("initContainers", labels::TASK_EXECUTOR_INSTALLER),
+            ].iter().find_map(|(list, name)| {
                 let items = pool.pointer(&format!("/spec/template/spec/{list}"))?.as_array()?;
-                items.iter().find(|item| item["name"] == labels::TASK_EXECUTOR).map(|item| item["image"].clone())
+                items.iter().find(|item| item["name"] == *name).map(|item| item["image"].clone())
             })
         };
         match image(&stored) {
@@ -187,6 +193,110 @@ proptest! {
         prop_assert_eq!(admitted(&result, Some(&stored), &settings("executor:2")), Some(result.clone()));
         prop_assert_eq!(admitted(&result, Some(&result), &settings("executor:3")), Some(result));
     }
+}
+
+proptest! {
+    // Each case is a dozen reviews.
+    #![proptest_config(ProptestConfig { cases: cases() / 4, ..ProptestConfig::default() })]
+
+    /// What is stored after a change of the mode is what would be stored of the user's Pool in that mode from
+    /// the start; and the same on the way back.
+    #[test]
+    fn a_change_of_the_mode_leaves_nothing_of_the_other(pool in pools_of_both_modes()) {
+        let modes = ["sidecar", "in-container"].map(|mode| in_mode(&pool, mode));
+        let [Some(one), Some(other)] = modes else { return Ok(()) };
+        let settings = settings("executor:1");
+        let (Some(first), Some(second)) = (admitted(&one, None, &settings), admitted(&other, None, &settings)) else {
+            return Ok(());
+        };
+        for (mode, wanted, stored, expected) in
+            [("in-container", &other, &first, &second), ("sidecar", &one, &second, &first)]
+        {
+            let request = in_mode(stored, mode).unwrap();
+            let Some(result) = admitted(&request, Some(stored), &settings) else {
+                return Err(TestCaseError::fail("the change is refused"));
+            };
+            prop_assert_eq!(&result["spec"], &expected["spec"], "{} of {}", mode, stored);
+            if stored.pointer("/metadata/annotations").and_then(|map| map.get(labels::INJECTION_RECORD)).is_some()
+                && pool.pointer("/metadata/annotations").and_then(|map| map.get(labels::INJECTION_RECORD)).is_none()
+            {
+                prop_assert_eq!(&uninject(&result), wanted);
+            }
+            // Reinvocation within the same request, a second pass later, and the operator, which knows no stored one.
+            prop_assert_eq!(admitted(&result, Some(stored), &settings), Some(result.clone()));
+            prop_assert_eq!(admitted(&result, Some(&result), &settings), Some(result.clone()));
+            let alone = admitted(&request, None, &settings).unwrap();
+            prop_assert_eq!(&alone["spec"], &expected["spec"]);
+            // The user's file, applied again.
+            let mut applied = result.clone();
+            merge(&mut applied, wanted);
+            prop_assert_eq!(admitted(&applied, Some(&result), &settings), Some(result.clone()));
+            // By `kubectl apply` of the changed file: the lists are the file's.
+            let mut applied = stored.clone();
+            merge(&mut applied, wanted);
+            let applied = admitted(&applied, Some(stored), &settings).unwrap();
+            prop_assert_eq!(&applied["spec"], &expected["spec"]);
+        }
+    }
+
+    /// In the mode in-container the Pool's containers stay as they were written, to the letter.
+    #[test]
+    fn in_container_no_container_of_the_users_changes(pool in pools_of_both_modes()) {
+        let Some(pool) = in_mode(&pool, "in-container") else { return Ok(()) };
+        let Some(result) = admitted(&pool, None, &settings("executor:1")) else { return Ok(()) };
+        prop_assert_eq!(result.pointer("/spec/template/spec/containers"), pool.pointer("/spec/template/spec/containers"));
+        prop_assert_eq!(result.pointer("/spec/template/metadata"), pool.pointer("/spec/template/metadata"));
+    }
+}
+
+/// The properties of the modes look at Pools that can be stored in both, of which there must be some.
+#[test]
+fn some_of_the_random_pools_can_be_stored_in_both_modes() {
+    let mut runner = TestRunner::deterministic();
+    let settings = settings("executor:1");
+    let both = (0..1000).filter(|_| {
+        let pool = pools_of_both_modes()
+            .new_tree(&mut runner)
+            .unwrap()
+            .current();
+        ["sidecar", "in-container"].iter().all(|mode| {
+            let result = in_mode(&pool, mode).and_then(|pool| admitted(&pool, None, &settings));
+            result.is_some_and(|result| {
+                result["metadata"]["annotations"]
+                    .get(labels::INJECTION_RECORD)
+                    .is_some()
+            })
+        })
+    });
+    let both = both.count();
+    assert!(both > 200, "only {both} of 1000");
+}
+
+/// Random Pools, of which many can be stored in either mode: without a sidecar of the user's, and with a command.
+fn pools_of_both_modes() -> impl Strategy<Value = Value> {
+    pools().prop_map(|mut pool| {
+        for list in ["containers", "initContainers"] {
+            let items = pool.pointer_mut(&format!("/spec/template/spec/{list}"));
+            let Some(Value::Array(items)) = items else {
+                continue;
+            };
+            items.retain(|item| item["name"] != labels::TASK_EXECUTOR);
+            for item in items.iter_mut().filter_map(Value::as_object_mut) {
+                item.insert("command".to_owned(), json!(["sleep", "1d"]));
+            }
+        }
+        pool
+    })
+}
+
+/// The Pool with this mode asked for, where it can have annotations.
+fn in_mode(pool: &Value, mode: &str) -> Option<Value> {
+    let mut pool = pool.clone();
+    let metadata = pool.get_mut("metadata")?.as_object_mut()?;
+    let annotations = metadata.entry("annotations").or_insert_with(|| json!({}));
+    let annotations = annotations.as_object_mut()?;
+    annotations.insert(labels::EXECUTOR_MODE.to_owned(), json!(mode));
+    Some(pool)
 }
 
 /// JSON merge patch (RFC 7396) without its removals: what client-side apply of an unchanged file sends.

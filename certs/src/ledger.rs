@@ -4,10 +4,12 @@
 //! Pure data. In: [`Change`]s that the planner chose; out: the next ledger. It knows neither keys
 //! nor certificates (see `secret` for those) and needs no client.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use crate::bundle::Fingerprint;
-use crate::clock::earlier;
+use crate::clock::{earlier, until};
 
 /// How many retired authorities are remembered. Nine certificates of about 600 bytes keep every
 /// `caBundle` below 6 kB; a rotation beyond that waits until the oldest is dropped.
@@ -30,11 +32,12 @@ impl Ca {
         self.not_before <= now && now < self.not_after
     }
 
-    /// The last fifth of its life is left for the rotation: at one year, 73 days in which somebody
-    /// may notice that it does not work.
-    pub(crate) fn due_at(&self) -> Timestamp {
-        let life = crate::clock::until(self.not_before, self.not_after);
-        earlier(self.not_after, life / 5).max(self.not_before)
+    /// When it is to be rotated, as [`Timing::authority_renew_before`](crate::view::Timing) has it.
+    /// Where that says nothing, the last fifth of its life is left for the rotation: at one year, 73
+    /// days in which somebody may notice that it does not work.
+    pub(crate) fn due_at(&self, renew_before: Option<Duration>) -> Timestamp {
+        let left = renew_before.unwrap_or_else(|| until(self.not_before, self.not_after) / 5);
+        earlier(self.not_after, left).max(self.not_before)
     }
 }
 

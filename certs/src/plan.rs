@@ -20,11 +20,15 @@
 //! 3. a published certificate that the ledger does not know is taken into the ledger before
 //!    anything is published, so a replaced or recreated Secret takes nothing away;
 //! 4. a retired authority is dropped `leaf + 3 slack` after its retirement. Every replica reads the
-//!    Secret at least once per `slack`, sees the retirement and signs with the successor at once;
-//!    or, if its clock makes the successor useless, dates the retirement anew.
+//!    Secret and does what follows from it at least once per `slack`. So it sees the retirement and
+//!    signs with the successor; or, if its clock makes the successor useless, dates the retirement
+//!    anew;
+//! 5. no replica begins to sign with a retired authority, whatever the clock does to the others: it
+//!    may be dropped at that moment, or have left the bundles and come back between two looks.
 //!
-//! A replica that cannot read the Secret for longer than `slack` may break 4; it goes on serving,
-//! because the alternative is to fail at once.
+//! A replica whose calls fail for longer than `slack` may break 4; it goes on serving, because the
+//! alternative is to fail at once. Nor does 3 hold when the Secret is lost while more than
+//! [`MAX_RETIRED`] authorities are published: what does not fit into a new one leaves the bundles.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -167,16 +171,11 @@ fn signer(view: &View, memory: &Memory, timing: &Timing, now: Now) -> Option<Ca>
     if preferred.valid_at(now.wall) {
         return Some(preferred.clone());
     }
-    // The clock left it behind, or jumped back before its birth. Any authority that is valid and
-    // trusted is better: after a jump back, the one before.
-    let retired = ledger.retired.iter().rev();
-    let retired = retired
-        .filter(|entry| !entry.dropped)
-        .filter_map(|entry| memory.keys.get(&entry.id));
+    // The clock left it behind, or jumped back before its birth. One that is valid and settled is
+    // better, though not a retired one, see the invariant: its successor settles in seconds.
     current
         .into_iter()
         .chain(next)
-        .chain(retired)
         .find(|ca| ca.valid_at(now.wall) && memory.settled(ca.id, timing, now))
         .or(Some(preferred))
         .cloned()
@@ -275,9 +274,9 @@ fn changes(
     let room = base.has_room() || base.current.is_none();
     match (&base.next, &base.current) {
         (None, current) => {
-            let due = current
-                .as_ref()
-                .is_none_or(|ca| now.wall >= ca.due_at() || !ca.valid_at(now.wall));
+            let due = current.as_ref().is_none_or(|ca| {
+                now.wall >= ca.due_at(timing.authority_renew_before) || !ca.valid_at(now.wall)
+            });
             if (unhandled.is_some() || due && may_make) && room {
                 changes.push(Change::NewNext);
                 changes.extend(unhandled.map(|value| Change::Handled(value.to_owned())));

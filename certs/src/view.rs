@@ -10,16 +10,20 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::bundle::Fingerprint;
-use crate::clock::{Now, later, until};
+use crate::clock::{Now, earlier, until};
 use crate::ledger::{Ca, Ledger};
 
 /// All durations of the self-managed mode.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timing {
-    /// Life of an authority; it is rotated when four fifths are over. Default 365 days.
+    /// Life of an authority. Default 365 days.
     pub authority: Duration,
-    /// Life of a leaf; it is renewed when two thirds are over. Default 24 hours.
+    /// An authority is rotated when this much of its life is left. Default: a fifth of it.
+    pub authority_renew_before: Option<Duration>,
+    /// Life of a leaf. Default 24 hours.
     pub leaf: Duration,
+    /// A leaf is renewed when this much of its life is left. Default: a third of it.
+    pub leaf_renew_before: Option<Duration>,
     /// How far validity begins in the past, for clients whose clock is behind. Default 1 hour.
     pub skew: Duration,
     /// From "read back from every configuration" to "signs": API servers see configurations
@@ -40,7 +44,9 @@ impl Default for Timing {
     fn default() -> Self {
         Self {
             authority: Duration::from_hours(365 * 24),
+            authority_renew_before: None,
             leaf: Duration::from_hours(24),
+            leaf_renew_before: None,
             skew: Duration::from_hours(1),
             settle: Duration::from_secs(10),
             slack: Duration::from_hours(1),
@@ -148,24 +154,25 @@ pub struct Held {
     pub not_before: Timestamp,
     /// Last moment of validity.
     pub not_after: Timestamp,
-    /// When two thirds of its life are over.
+    /// When it is to be renewed.
     pub renew_at: Timestamp,
 }
 
 impl Held {
-    /// A leaf that was signed at `now`.
+    /// A leaf that was signed at `now`, to be renewed as [`Timing::leaf_renew_before`] has it.
     pub fn new(
         ca: Fingerprint,
         not_before: Timestamp,
         not_after: Timestamp,
         now: Timestamp,
+        renew_before: Option<Duration>,
     ) -> Self {
-        let life = until(now, not_after);
+        let left = renew_before.unwrap_or_else(|| until(now, not_after) / 3);
         Self {
             ca,
             not_before,
             not_after,
-            renew_at: later(now, life / 3 * 2),
+            renew_at: earlier(not_after, left).max(now),
         }
     }
 

@@ -8,7 +8,8 @@
 //! - the [`agent`], one per sandbox container: the parent of every task in it. It outlives the
 //!   executor's container, and so do the tasks and their results.
 //!
-//! `doctor` says what a pod allows and why.
+//! `run` is `serve` with a command beside it, the sandbox's own; `install` copies the programs to where that
+//! container finds them ([`main_process`], [`mod@install`]). `doctor` says what a pod allows and why.
 
 pub mod agent;
 pub mod clock;
@@ -16,7 +17,9 @@ pub mod config;
 pub mod doctor;
 pub mod engine;
 pub mod inject;
+pub mod install;
 pub mod launch;
+pub mod main_process;
 pub mod metrics;
 pub mod output;
 pub mod pod;

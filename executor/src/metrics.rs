@@ -270,6 +270,7 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use opensandbox_api::task::reason;
+    use opensandbox_program::metrics_table;
 
     use super::*;
 
@@ -281,7 +282,7 @@ mod tests {
         metrics.task_ended(reason::START_FAILED, None);
         metrics.start_failed(StartFailure::NotFound);
         metrics.injected(Mode::Injected, None, Duration::from_millis(3));
-        metrics.injected(Mode::Chroot, Some("ptrace"), Duration::from_millis(3));
+        metrics.injected(Mode::Chroot, Some("refused"), Duration::from_millis(3));
         metrics.measured(Measured {
             output_bytes: 10,
             output_dropped_bytes: 4,
@@ -304,7 +305,7 @@ mod tests {
             "task_executor_task_duration_seconds_count 1",
             r#"task_executor_start_failures_total{kind="not-found"} 1"#,
             r#"task_executor_injections_total{mode="inject",result="success"} 1"#,
-            r#"task_executor_injections_total{mode="chroot",result="ptrace"} 1"#,
+            r#"task_executor_injections_total{mode="chroot",result="refused"} 1"#,
             "task_executor_injection_duration_seconds_count 2",
             "task_executor_output_bytes_total 10",
             "task_executor_output_dropped_bytes_total 4",
@@ -326,5 +327,11 @@ mod tests {
                 "{line} is not in\n{text}"
             );
         }
+        let page = include_str!("../../docs/metrics.md");
+        assert_eq!(
+            metrics_table::registered(&text),
+            metrics_table::documented(page, "task_executor_"),
+            "left: what the program registers; right: docs/metrics.md"
+        );
     }
 }

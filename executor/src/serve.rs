@@ -1,19 +1,22 @@
 //! The program's command line, and its parts put together.
 
-use std::io::IsTerminal as _;
+use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use opensandbox_api::token::SKEW_SECONDS;
+use opensandbox_program::{LogFormat, Terminated, panic_without_words, start_log};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::clock::unix_millis;
-use crate::config::{AuthSetting, Config};
+use crate::config::{AuthSetting, Config, ModeSetting};
 use crate::engine::Engine;
+use crate::install::install;
+use crate::main_process::{MainProcess, StartError};
 use crate::metrics::Metrics;
 use crate::pod::Pod;
 use crate::pod::proc::Proc;
@@ -43,8 +46,25 @@ struct Arguments {
 enum Command {
     /// Serve the API on port 5758; what is done without a command too.
     Serve(Box<Serve>),
+    /// Start the sandbox's command, and run tasks beside it in the same container.
+    Run(Box<Run>),
+    /// Copy the programs into a directory that exists, for another container.
+    Install {
+        /// The directory.
+        directory: PathBuf,
+    },
     /// Say what this pod allows and why.
     Doctor(Box<Doctor>),
+}
+
+/// The environment is the sandbox's here and sets nothing of these.
+#[derive(Debug, Args)]
+struct Run {
+    #[command(flatten)]
+    serve: Serve,
+    /// The command, with its arguments.
+    #[arg(last = true, required = true)]
+    command: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]
@@ -68,62 +88,100 @@ struct Doctor {
     output: doctor::Output,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum LogFormat {
-    Json,
-    Text,
-}
-
 /// Everything that is not the agent.
 pub fn main() -> ExitCode {
-    let Arguments { command, serve } = Arguments::parse();
-    let serve = match command {
+    let Arguments { command, serve } = match arguments() {
+        Ok(arguments) => arguments,
+        Err(error) => error.exit(),
+    };
+    let (serve, command) = match command {
         Some(Command::Doctor(doctor)) => return doctor::main(&doctor.config, doctor.output),
-        Some(Command::Serve(serve)) => *serve,
-        None => serve,
+        Some(Command::Serve(serve)) => (*serve, None),
+        Some(Command::Run(run)) => {
+            let Run { serve, command } = *run;
+            (serve, Some(command))
+        }
+        Some(Command::Install { directory }) => {
+            start_log(None, "info");
+            return finish(install(&directory).map(|installed| {
+                tracing::info!(?installed, "installed");
+                ExitCode::SUCCESS
+            }));
+        }
+        None => (serve, None),
     };
     start_log(serve.log_format, &serve.log_level);
-    panic_without_words();
-    match run(serve.config) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    panic_without_words(|place| tracing::error!(place, "panic; please report it"));
+    finish(run(serve.config, command))
 }
 
-fn run(config: Config) -> anyhow::Result<()> {
+/// The command line. Beside the sandbox's command a variable such as `LISTEN_ADDR` is the sandbox's business.
+fn arguments() -> Result<Arguments, clap::Error> {
+    let mut command = Arguments::command();
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|first| first == "run")
+    {
+        let no_variable = |argument: clap::Arg| argument.env(None::<&'static str>);
+        command = command
+            .mut_args(no_variable)
+            .mut_subcommand("run", |run| run.mut_args(no_variable));
+    }
+    Arguments::from_arg_matches(&command.try_get_matches()?)
+}
+
+fn finish(result: anyhow::Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        tracing::error!("{error:#}");
+        let start = error.downcast_ref::<StartError>();
+        start.map_or(ExitCode::FAILURE, |error| ExitCode::from(error.exit_code()))
+    })
+}
+
+fn run(config: Config, command: Option<Vec<OsString>>) -> anyhow::Result<ExitCode> {
     // One thread: what there is to do is small, and this process shares its node with sandboxes.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .thread_keep_alive(Duration::from_secs(1))
         .build()?;
-    runtime.block_on(serve(config))
+    runtime.block_on(serve(config, command))
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
+/// What ends this program.
+enum End {
+    /// The end of the sandbox's main process.
+    Main(MainProcess),
+    /// A signal.
+    Signal(Terminated),
+}
+
+/// Serves until this process is told to end; with a command, until that has ended.
+async fn serve(mut config: Config, command: Option<Vec<OsString>>) -> anyhow::Result<ExitCode> {
+    if command.is_some() {
+        config.mode = ModeSetting::InContainer;
+    }
     let listener = TcpListener::bind(config.listen_addr)
         .await
         .with_context(|| format!("listen on {} (--listen-addr)", config.listen_addr))?;
     let metrics = Arc::new(Metrics::default());
     let engine = Engine::new(config.clone(), Arc::clone(&metrics))?;
     let auth = authentication(&config);
+    let end = match command {
+        Some(command) => End::Main(MainProcess::start(&command)?),
+        None => End::Signal(Terminated::listen()?),
+    };
+    let main = match &end {
+        End::Main(main) => Some(main.pid()),
+        End::Signal(_) => None,
+    };
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         address = %config.listen_addr,
         auth = ?config.auth,
+        main_process = main,
         "started"
     );
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let stop = async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    };
-    let reaper = tokio::spawn(crate::launch::reap());
+    let reaper = tokio::spawn(crate::launch::reap(main));
     let keeper = {
         let engine = engine.clone();
         tokio::spawn(async move { engine.run().await })
@@ -134,11 +192,20 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         metrics,
         limits: server::Limits::default(),
     };
-    server::serve(listener, state, stop).await;
-    engine.shut_down(SHUTDOWN_PATIENCE).await;
+    let mut code = ExitCode::SUCCESS;
+    match end {
+        End::Main(main) => {
+            let over = async { code = main.over(&engine, SHUTDOWN_PATIENCE).await.into() };
+            server::serve(listener, state, over).await;
+        }
+        End::Signal(mut terminated) => {
+            server::serve(listener, state, async move { terminated.wait().await }).await;
+            engine.shut_down(SHUTDOWN_PATIENCE).await;
+        }
+    }
     keeper.abort();
     reaper.abort();
-    Ok(())
+    Ok(code)
 }
 
 fn authentication(config: &Config) -> server::Auth {
@@ -165,38 +232,5 @@ fn may_have_predecessor(proc: &Proc) -> bool {
             own.start_time.saturating_sub(first.start_time) > FIRST_START_TICKS
         }
         _ => true,
-    }
-}
-
-/// A panic's message can quote a task, and with it a secret: only its place is logged.
-fn panic_without_words() {
-    std::panic::set_hook(Box::new(|panic| {
-        let place = panic.location().map(ToString::to_string);
-        tracing::error!(place = place.as_deref(), "panic; please report it");
-    }));
-}
-
-fn start_log(format: Option<LogFormat>, level: &str) {
-    let terminal = std::io::stderr().is_terminal();
-    let filter = tracing_subscriber::EnvFilter::try_new(level);
-    let rejected = filter.as_ref().err().map(ToString::to_string);
-    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    match format.unwrap_or(if terminal {
-        LogFormat::Text
-    } else {
-        LogFormat::Json
-    }) {
-        LogFormat::Json => log
-            .json()
-            .flatten_event(true)
-            .with_current_span(false)
-            .init(),
-        LogFormat::Text => log.with_ansi(terminal).init(),
-    }
-    if let Some(error) = rejected {
-        tracing::warn!(level, error, "the log level cannot be read; using info");
     }
 }

@@ -4,10 +4,12 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, TcpListener};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 /// Name of the store.
 pub const ETCD: &str = "etcd";
@@ -143,18 +145,28 @@ impl Ports {
     }
 }
 
-/// Different ports of 127.0.0.1 that nobody listens on.
+/// Where the ports of [`free_ports`] come from: below those that Linux gives to outgoing connections
+/// (32768 and up), one of which would otherwise take a port before its program listens; above the
+/// fixed ones of Kubernetes (10250 and so on), below those of its Services (30000 and up).
+const PORTS: Range<u16> = 15_000..30_000;
+
+/// Different ports of 127.0.0.1 that nobody listens on, and that this process was not given before.
 ///
 /// # Errors
 /// No port is free.
 pub fn free_ports<const N: usize>() -> Result<[u16; N]> {
-    // All are held until the last is found, so that they differ.
-    let mut listeners = Vec::with_capacity(N);
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    let size = u32::from(PORTS.end - PORTS.start);
+    // Another process begins elsewhere. The factor puts neighbours far apart.
+    let first = std::process::id().wrapping_mul(7_919);
     let mut ports = [0; N];
     for port in &mut ports {
-        let listener = TcpListener::bind(("127.0.0.1", 0))?;
-        *port = listener.local_addr()?.port();
-        listeners.push(listener);
+        *port = (0..size)
+            .map(|_| first.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed)) % size)
+            .filter_map(|offset| u16::try_from(offset).ok())
+            .map(|offset| PORTS.start + offset)
+            .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+            .context("no port of 127.0.0.1 is free")?;
     }
     Ok(ports)
 }
@@ -275,7 +287,18 @@ mod tests {
                 .windows(2)
                 .all(|pair| matches!(pair, [one, other] if one != other))
         );
-        assert!(!ports.contains(&0));
+        assert!(ports.iter().all(|port| PORTS.contains(port)));
+    }
+
+    #[test]
+    fn a_port_that_is_taken_is_not_given() {
+        let [first] = free_ports::<1>().unwrap();
+        let _taken: Vec<_> = (first + 1..PORTS.end.min(first + 20))
+            .filter_map(|port| TcpListener::bind(("127.0.0.1", port)).ok())
+            .collect();
+        for port in free_ports::<30>().unwrap() {
+            assert!(TcpListener::bind(("127.0.0.1", port)).is_ok(), "{port}");
+        }
     }
 
     #[test]

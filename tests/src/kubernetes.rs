@@ -1,24 +1,17 @@
 //! Where the programs of Kubernetes come from: the directory `KUBEBUILDER_ASSETS` names (envtest's
 //! convention), else the cache, else they are built once from the Go modules pinned in
-//! `tests/kubernetes` and put there.
-//!
-//! The cache is `$OPENSANDBOX_CACHE`, else `$XDG_CACHE_HOME/opensandbox`, else
-//! `$HOME/.cache/opensandbox`, with one directory per build:
-//! `kubernetes-VERSION-HASH-GOVERSION/`, where the hash is over what is built and how. In it are the
-//! one file `kubernetes` and a link to it for each program. Directories are renamed into place when
-//! complete, so what has the name is whole.
+//! `tests/kubernetes` and put there, see `go_build`: the one file `kubernetes`, and a link to it for each
+//! program.
 
 use std::fmt::Write as _;
-use std::fs::{self, File, TryLockError};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
-use sha2::{Digest as _, Sha256};
+use crate::go_build::{self, Build};
 
-use crate::progress::{self, Report};
+pub(crate) use crate::go_build::say;
 
 /// The release that `tests/kubernetes/go.mod` pins.
 pub const VERSION: &str = "v1.34.4";
@@ -41,10 +34,6 @@ const PROGRAMS: [&str; 7] = [
     "kubectl",
     "kubelet",
 ];
-/// Where a build is made before it gets its name.
-const STAGING_PREFIX: &str = "building-";
-/// The lines of a failed build that its error repeats.
-const ERROR_LINES: usize = 30;
 
 /// The programs of Kubernetes on this machine.
 #[derive(Clone, Debug)]
@@ -159,35 +148,23 @@ fn on_path(program: &str) -> Option<PathBuf> {
 }
 
 fn cached_or_built() -> Result<Binaries, Unavailable> {
-    let cache = cache_directory()?;
-    let prefix = format!("kubernetes-{VERSION}-{}-", build_hash());
-    // Without Go, a build by any version of it serves.
-    let Some(go) = go_version() else {
-        return find_build(&cache, &prefix).map(in_cache).ok_or_else(|| {
-            Unavailable(format!(
-                "KUBEBUILDER_ASSETS is not set, there is no {prefix}* in the cache {}, and there is \
-                 no `go` in PATH to build it with.",
-                cache.display()
-            ))
-        });
+    let build = Build {
+        name: "kubernetes",
+        title: "Kubernetes",
+        version: VERSION,
+        sources: &SOURCES,
+        arguments: go_build::arguments(&linker_flags()),
+        package: ".",
+        file: FILE,
     };
-    let directory = cache.join(format!("{prefix}{go}"));
-    if !directory.is_dir() {
-        let failed =
-            |error: io::Error| Unavailable(format!("building it with {go} failed: {error}."));
-        fs::create_dir_all(&cache).map_err(failed)?;
-        let lock = File::create(cache.join("kubernetes.lock")).map_err(failed)?;
-        if let Err(TryLockError::WouldBlock) = lock.try_lock() {
-            say(&format!(
-                "waiting for another process that builds Kubernetes {VERSION}"
-            ));
-            lock.lock().map_err(failed)?;
-        }
-        if !directory.is_dir() {
-            build(&cache, &directory).map_err(failed)?;
-        }
-    }
-    Ok(in_cache(directory))
+    let directory = build.ensure(|output| {
+        PROGRAMS
+            .iter()
+            .try_for_each(|program| symlink(FILE, output.join(program)))
+    });
+    directory
+        .map(in_cache)
+        .map_err(|error| Unavailable(format!("KUBEBUILDER_ASSETS is not set, and {error}")))
 }
 
 fn in_cache(directory: PathBuf) -> Binaries {
@@ -200,38 +177,10 @@ fn in_cache(directory: PathBuf) -> Binaries {
 /// # Errors
 /// The environment does not say where.
 pub(crate) fn cache_directory() -> Result<PathBuf, Unavailable> {
-    let variable = |name| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
-    variable("OPENSANDBOX_CACHE")
-        .or_else(|| variable("XDG_CACHE_HOME").map(|cache| cache.join("opensandbox")))
-        .or_else(|| variable("HOME").map(|home| home.join(".cache/opensandbox")))
-        .ok_or_else(|| {
-            Unavailable("none of OPENSANDBOX_CACHE, XDG_CACHE_HOME, HOME is set.".to_owned())
-        })
+    go_build::cache_directory().map_err(Unavailable)
 }
 
-fn find_build(cache: &Path, prefix: &str) -> Option<PathBuf> {
-    let builds = fs::read_dir(cache).ok()?.flatten();
-    builds
-        .filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix))
-        .map(|entry| entry.path())
-        .max()
-}
-
-/// `go1.26.1`, or nothing when there is no Go that could build.
-fn go_version() -> Option<String> {
-    let output = Command::new("go")
-        .args(["env", "GOVERSION"])
-        .output()
-        .ok()?;
-    let version = String::from_utf8(output.stdout).ok()?.trim().to_owned();
-    (output.status.success() && version.starts_with("go")).then_some(version)
-}
-
-fn build_arguments() -> Vec<String> {
+fn linker_flags() -> String {
     let number = VERSION.trim_start_matches('v');
     let mut parts = number.split('.');
     let (major, minor) = (
@@ -252,52 +201,7 @@ fn build_arguments() -> Vec<String> {
             write!(flags, " -X {package}.{name}={value}").expect("a String takes all");
         }
     }
-    // Neither the place nor a repository around it goes into the file.
-    let mut arguments = ["build", "-v", "-trimpath", "-buildvcs=false", "-ldflags"]
-        .map(str::to_owned)
-        .to_vec();
-    arguments.push(flags);
-    arguments
-}
-
-fn build_hash() -> String {
-    let mut hash = Sha256::new();
-    for (name, text) in SOURCES {
-        hash.update(format!("{name} {}\n{text}", text.len()));
-    }
-    hash.update(build_arguments().join(" "));
-    hash.finalize()
-        .iter()
-        .take(6)
-        .fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
-}
-
-/// Builds into `directory`. The caller holds the lock of the cache.
-fn build(cache: &Path, directory: &Path) -> io::Result<()> {
-    // What a killed build left behind; nobody else builds while the lock is held.
-    for entry in fs::read_dir(cache)?.flatten() {
-        if entry
-            .file_name()
-            .to_string_lossy()
-            .starts_with(STAGING_PREFIX)
-        {
-            fs::remove_dir_all(entry.path())?;
-        }
-    }
-    let staging = tempfile::Builder::new()
-        .prefix(STAGING_PREFIX)
-        .tempdir_in(cache)?;
-    let (source, output) = (staging.path().join("source"), staging.path().join("output"));
-    fs::create_dir(&source)?;
-    fs::create_dir(&output)?;
-    for (name, text) in SOURCES {
-        fs::write(source.join(name), text)?;
-    }
-    go_build(&source, &output.join(FILE))?;
-    for program in PROGRAMS {
-        symlink(FILE, output.join(program))?;
-    }
-    fs::rename(&output, directory)
+    flags
 }
 
 /// The directory of the module `k8s.io/kubernetes` with the sources of the release; it is downloaded
@@ -324,44 +228,10 @@ pub(crate) fn source_directory() -> io::Result<PathBuf> {
     }
 }
 
-fn go_build(source: &Path, output: &Path) -> io::Result<()> {
-    let mut command = Command::new("go");
-    command
-        .args(build_arguments())
-        .arg("-o")
-        .args([output, Path::new(".")])
-        .current_dir(source)
-        // Statically linked, and by this Go: a download of another one would be a surprise.
-        .envs([
-            ("CGO_ENABLED", "0"),
-            ("GOTOOLCHAIN", "local"),
-            ("GOWORK", "off"),
-        ]);
-    let report = Report {
-        what: &format!("building Kubernetes {VERSION} from source, once"),
-        unit: "packages",
-        // go tells about downloads, compiled packages and errors on the same stream; a package is a
-        // single word.
-        counts: |line| !line.contains(' ') && !line.is_empty(),
-        delay: Duration::ZERO,
-        kept_lines: ERROR_LINES,
-    };
-    let (status, lines) = progress::follow(&mut command, &report)?;
-    if status.success() {
-        return Ok(());
-    }
-    Err(io::Error::other(format!(
-        "go build: {status}; it ended with:\n{lines}\n"
-    )))
-}
-
-/// A line on standard error, past the test harness, which swallows what passing tests print.
-pub(crate) fn say(text: &str) {
-    writeln!(io::stderr(), "{text}").ok();
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

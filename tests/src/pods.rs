@@ -94,6 +94,15 @@ impl<'a> Pod<'a> {
         })
     }
 
+    /// A pod that somebody else made, such as the operator.
+    pub fn existing(node: &'a Node, namespace: &TestNamespace, name: impl Into<String>) -> Self {
+        Self {
+            node,
+            namespace: namespace.clone(),
+            name: name.into(),
+        }
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name

@@ -48,7 +48,7 @@ pub fn executor() -> Result<PathBuf> {
 /// # Errors
 /// It does not build.
 pub fn static_executor() -> Result<PathBuf> {
-    static_program("task-executor")
+    static_program("task-executor", "task-executor")
 }
 
 /// The agent's program, likewise.
@@ -56,10 +56,14 @@ pub fn static_executor() -> Result<PathBuf> {
 /// # Errors
 /// It does not build.
 pub fn static_agent() -> Result<PathBuf> {
-    static_program("task-executor-agent")
+    static_program("task-executor", "task-executor-agent")
 }
 
-fn static_program(program: &str) -> Result<PathBuf> {
+/// A program as it is released: optimised, and statically linked. Blocks while it is built.
+///
+/// # Errors
+/// It does not build.
+pub(crate) fn static_program(package: &str, program: &str) -> Result<PathBuf> {
     let target = target_directory()?.join("static");
     let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let output = Output {
@@ -68,7 +72,7 @@ fn static_program(program: &str) -> Result<PathBuf> {
         triple: Some(triple),
         profile: "release".to_owned(),
     };
-    output.build(&workspace(), "task-executor", program, true)?;
+    output.build(&workspace(), package, program, true)?;
     let path = output.directory.join(program);
     ensure!(path.is_file(), "there is no {}", path.display());
     Ok(path)
@@ -173,8 +177,18 @@ impl Output {
     ) -> Result<()> {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut command = Command::new(cargo);
+        let packages: &[&str] = if static_libraries {
+            // As it is released: with the features that it asks for itself.
+            &["--package", package]
+        } else {
+            // As `cargo test --workspace` built it a moment ago. For one package alone its dependencies
+            // would have other features, and be compiled once more.
+            &["--workspace"]
+        };
         command
-            .args(["build", "--package", package, "--bin", program])
+            .arg("build")
+            .args(packages)
+            .args(["--bin", program])
             .args(["--profile", &self.profile, "--target-dir"])
             .arg(&self.target_directory)
             .current_dir(workspace);

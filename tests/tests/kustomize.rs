@@ -42,7 +42,7 @@ async fn every_kustomization_renders() -> Result<()> {
     let Some(cluster) = cluster::shared().await? else {
         return Ok(());
     };
-    for directory in ["crd", "rbac", "images", "webhook", "default"] {
+    for directory in ["crd", "rbac", "images", "webhook", "operator", "default"] {
         let documents = render(&cluster, &repository("config").join(directory)).await?;
         ensure!(!documents.is_empty(), "config/{directory} renders nothing");
     }
@@ -190,5 +190,30 @@ async fn another_namespace_reaches_every_reference() -> Result<()> {
         "{binding}"
     );
     find(&documents, "Namespace", "sandbox-system")?;
+    Ok(())
+}
+
+/// With plain kubectl, which reads no file outside of a kustomization.
+#[tokio::test]
+async fn monitoring_is_the_files_of_the_chart() -> Result<()> {
+    let Some(cluster) = cluster::shared().await? else {
+        return Ok(());
+    };
+    let path = repository("config/monitoring");
+    let text = cluster
+        .kubectl(&["kustomize", &path.to_string_lossy()])
+        .await?;
+    let documents: Vec<Value> = serde_saphyr::from_multiple(&text)?;
+    for (kind, name) in [
+        ("PodMonitor", "opensandbox"),
+        ("PodMonitor", "opensandbox-executors"),
+        ("PrometheusRule", "opensandbox"),
+    ] {
+        find(&documents, kind, name)?;
+    }
+    let dashboard = find(&documents, "ConfigMap", "opensandbox-dashboard")?;
+    let file = repository("config/helm/opensandbox/files/dashboard.json");
+    ensure!(dashboard["data"]["opensandbox.json"] == std::fs::read_to_string(file)?);
+    ensure!(documents.len() == 4, "{} objects", documents.len());
     Ok(())
 }

@@ -2,10 +2,10 @@
 
 #![forbid(unsafe_code)]
 
-use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
+use opensandbox_program::{LogFormat, panic_without_words, start_log};
 use opensandbox_webhook::{cli, serve};
 
 /// A review is many small allocations, and this one is good at them.
@@ -41,12 +41,6 @@ struct Serve {
     log_level: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum LogFormat {
-    Json,
-    Text,
-}
-
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Offline(command) => cli::run(command),
@@ -67,7 +61,7 @@ fn main() -> ExitCode {
 
 fn start(serve: serve::Arguments, format: Option<LogFormat>, level: &str) -> anyhow::Result<()> {
     start_log(format, level);
-    panic_without_words();
+    panic_without_words(|place| tracing::error!(place, "panic; please report it"));
     rustls::crypto::ring::default_provider()
         .install_default()
         .map_err(|_| anyhow::anyhow!("another crypto provider is installed already"))?;
@@ -75,37 +69,4 @@ fn start(serve: serve::Arguments, format: Option<LogFormat>, level: &str) -> any
         .enable_all()
         .build()?;
     runtime.block_on(serve::run(serve))
-}
-
-/// A panic's message can quote the object under review, and with it a secret: only its place is logged.
-fn panic_without_words() {
-    std::panic::set_hook(Box::new(|panic| {
-        let place = panic.location().map(ToString::to_string);
-        tracing::error!(place = place.as_deref(), "panic; please report it");
-    }));
-}
-
-fn start_log(format: Option<LogFormat>, level: &str) {
-    let terminal = std::io::stderr().is_terminal();
-    let filter = tracing_subscriber::EnvFilter::try_new(level);
-    let rejected = filter.as_ref().err().map(ToString::to_string);
-    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    match format.unwrap_or(if terminal {
-        LogFormat::Text
-    } else {
-        LogFormat::Json
-    }) {
-        LogFormat::Json => log
-            .json()
-            .flatten_event(true)
-            .with_current_span(false)
-            .init(),
-        LogFormat::Text => log.with_ansi(terminal).init(),
-    }
-    if let Some(error) = rejected {
-        tracing::warn!(level, error, "the log level cannot be read; using info");
-    }
 }

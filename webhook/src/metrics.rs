@@ -258,6 +258,8 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
+    use opensandbox_program::metrics_table;
+
     use super::*;
 
     #[test]
@@ -300,5 +302,11 @@ mod tests {
                 "{line} is not in\n{text}"
             );
         }
+        let page = include_str!("../../docs/metrics.md");
+        assert_eq!(
+            metrics_table::registered(&text),
+            metrics_table::documented(page, "opensandbox_webhook_"),
+            "left: what the program registers; right: docs/metrics.md"
+        );
     }
 }

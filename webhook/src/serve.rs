@@ -17,12 +17,12 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use opensandbox_api::labels;
-use opensandbox_api::sidecar::{DEFAULT_ORIGIN, InjectionDefault, Sourced, image_problem};
+use opensandbox_api::sidecar::{InjectionDefault, image_problem, installation_image};
 use opensandbox_certs::probe::Endpoint;
 use opensandbox_certs::publish::Target;
 use opensandbox_certs::{ServingCertificate, Status, Trigger, files, managed, view};
+use opensandbox_program::{cluster, duration};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -77,12 +77,18 @@ pub struct Arguments {
         default_value = "opensandbox-webhook"
     )]
     validating_webhook_configuration: String,
-    /// Life of the self-managed authority; it is rotated when four fifths are over.
+    /// Life of the self-managed authority.
     #[arg(long, value_parser = duration, default_value = "8760h")]
     ca_validity: Duration,
-    /// Life of the certificate served; it is renewed when two thirds are over.
+    /// The authority is rotated when this much of its life is left [default: a fifth of it].
+    #[arg(long, value_parser = duration)]
+    ca_renew_before: Option<Duration>,
+    /// Life of the certificate served.
     #[arg(long, value_parser = duration, default_value = "24h")]
     leaf_validity: Duration,
+    /// The certificate served is renewed when this much of its life is left [default: a third of it].
+    #[arg(long, value_parser = duration)]
+    leaf_renew_before: Option<Duration>,
     /// From the publication of a new authority to its first signature.
     #[arg(long, value_parser = duration, default_value = "10s")]
     ca_settle: Duration,
@@ -140,28 +146,6 @@ impl From<Switch> for InjectionDefault {
             Switch::Enabled => Self::Enabled,
             Switch::Disabled => Self::Disabled,
         }
-    }
-}
-
-/// Reads a duration as people write it.
-fn duration(text: &str) -> Result<Duration, String> {
-    let signed: jiff::SignedDuration = text
-        .parse()
-        .map_err(|error: jiff::Error| error.to_string())?;
-    Duration::try_from(signed).map_err(|_| "must not be negative".to_owned())
-}
-
-/// The installation's default image with its origin, in the words of `explain`.
-pub fn default_image(image: &str) -> Sourced<String> {
-    let built_in = image == labels::DEFAULT_TASK_EXECUTOR_IMAGE;
-    let origin = if built_in {
-        DEFAULT_ORIGIN
-    } else {
-        "default of the installation"
-    };
-    Sourced {
-        value: image.to_owned(),
-        origin: origin.to_owned(),
     }
 }
 
@@ -252,26 +236,11 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 async fn client(arguments: &Arguments) -> anyhow::Result<kube::Client> {
-    let options = KubeConfigOptions {
-        context: arguments.context.clone(),
-        ..KubeConfigOptions::default()
-    };
-    let config = match &arguments.kubeconfig {
-        Some(path) => {
-            let kubeconfig = Kubeconfig::read_from(path)
-                .with_context(|| format!("cannot read kubeconfig {}", path.display()))?;
-            kube::Config::from_custom_kubeconfig(kubeconfig, &options)
-                .await
-                .context("kubeconfig cannot be used")?
-        }
-        None if arguments.context.is_some() => kube::Config::from_kubeconfig(&options)
-            .await
-            .context("kubeconfig cannot be used")?,
-        None => kube::Config::infer()
-            .await
-            .context("no kubeconfig and not in a pod")?,
-    };
-    kube::Client::try_from(config).context("cannot make a client")
+    let config = cluster::config(
+        arguments.kubeconfig.as_deref(),
+        arguments.context.as_deref(),
+    );
+    kube::Client::try_from(config.await?).context("cannot make a client")
 }
 
 fn policy(arguments: &Arguments) -> Policy {
@@ -286,7 +255,7 @@ fn policy(arguments: &Arguments) -> Policy {
     }
     Policy {
         injection_default: arguments.injection_default.into(),
-        default_image: default_image(&arguments.task_executor_image),
+        default_image: installation_image(&arguments.task_executor_image),
         namespace: arguments.namespace.clone(),
         operators,
     }
@@ -336,6 +305,15 @@ fn spawn_certificates(
         timing.leaf < timing.authority,
         "--leaf-validity must be less than --ca-validity"
     );
+    for (flag, before, life) in [
+        ("ca", timing.authority_renew_before, timing.authority),
+        ("leaf", timing.leaf_renew_before, timing.leaf),
+    ] {
+        anyhow::ensure!(
+            before.is_none_or(|before| before < life),
+            "--{flag}-renew-before must be less than --{flag}-validity"
+        );
+    }
     match arguments.tls_mode {
         TlsMode::Files => {
             let settings = files::Settings {
@@ -393,11 +371,13 @@ fn timing(arguments: &Arguments) -> view::Timing {
     let authority = arguments.ca_validity;
     view::Timing {
         authority,
+        authority_renew_before: arguments.ca_renew_before,
         leaf: arguments.leaf_validity,
+        leaf_renew_before: arguments.leaf_renew_before,
         settle: arguments.ca_settle,
         slack: arguments.ca_slack,
-        // Four fifths of a life that begins in the past: with too much past, a short-lived authority
-        // would be due for rotation as soon as it is made.
+        // A rotation is due after four fifths of a life that begins in the past: with too much past, a
+        // short-lived authority would be due as soon as it is made.
         skew: default.skew.min(authority / 10),
         // Should a watch be silent, the Secret is still read once per slack, and several times between
         // the day a rotation is due and the end of the authority.

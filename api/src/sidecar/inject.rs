@@ -5,11 +5,7 @@ use serde_json::{Value, json};
 
 use super::edit::{Editor, Odd, hollow};
 use super::record::Record;
-use super::{
-    DEFAULT_ORIGIN, Path, SYS_PTRACE, Settings, Sourced, default_resources, obstacles, path,
-    readiness_probe,
-};
-use crate::labels;
+use super::{DEFAULT_ORIGIN, Mode, Path, Settings, Sourced, mode, obstacles, path, uninject};
 use crate::validation::Problem;
 
 /// The stored template and its record, on an update.
@@ -34,14 +30,15 @@ pub struct Injection {
 
 /// When a value of ours is taken anew.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Follows {
+pub(super) enum Follows {
     /// When an upgrade is asked for: a changed setting never rolls a pool by itself.
     Settings,
     /// Whenever the template changes: it repeats something that stands there.
     Template,
 }
 
-/// Adds the executor to `template`, or completes the one that the user wrote.
+/// Adds the executor to `template`, or completes the one that the user wrote. What was added for the
+/// other mode is taken away first.
 ///
 /// Fields that are set stay; fields that are missing are filled from what the stored object had, else
 /// from `settings`. `own` is the record that the object itself carries. With `take_new`, values of
@@ -49,34 +46,42 @@ enum Follows {
 ///
 /// # Errors
 ///
-/// Every reason why this template cannot carry the sidecar, with path and remedy.
+/// Every reason why this template cannot carry the executor, with path and remedy.
 pub fn inject(
     template: &Value,
+    mode: Mode,
     own: &Record,
     previous: Option<Previous<'_>>,
     settings: &Settings,
     take_new: bool,
 ) -> Result<Injection, Vec<Problem>> {
-    let problems = obstacles::find(template);
+    let mut template = template.clone();
+    let mut operations = uninject::leave(&mut template, mode.other(), own, previous);
+    let problems = obstacles::find(&template, mode);
     if !problems.is_empty() {
         return Err(problems);
     }
     let mut run = Run {
-        editor: Editor::new(template.clone()),
+        editor: Editor::new(template),
         own,
         previous,
         settings,
         take_new,
     };
-    run.all().map_err(|odd| {
+    let added = match mode {
+        Mode::Sidecar => run.sidecar(),
+        Mode::InContainer => run.installer(),
+    };
+    let Run { editor, .. } = run;
+    added.map_err(|odd| {
         vec![obstacles::invalid(
             &odd.path.to_string(),
-            odd.path.get(template),
+            odd.path.get(editor.document()),
             format!("must be {}", odd.wanted),
         )]
     })?;
-    let Run { editor, .. } = run;
-    let (document, operations, mut record) = editor.finish("");
+    let (document, further, mut record) = editor.finish("");
+    operations.extend(further);
     keep_bookkeeping(&mut record, &document, own, previous);
     Ok(Injection {
         template: document,
@@ -116,9 +121,8 @@ fn keep_bookkeeping(
         replaced,
     } = record;
     // What stands inside an added container goes with it and needs no entry.
-    let containers: Vec<String> = ["containers", "initContainers"]
-        .iter()
-        .map(|list| format!("spec.{list}[{}]", labels::TASK_EXECUTOR))
+    let containers: Vec<String> = mode::containers()
+        .map(|container| container.to_string())
         .filter(|container| added.contains_key(container))
         .collect();
     let goes_with_a_container = |path: &str| {
@@ -133,243 +137,43 @@ fn keep_bookkeeping(
 }
 
 /// One injection under way.
-struct Run<'a> {
-    editor: Editor,
+pub(super) struct Run<'a> {
+    pub(super) editor: Editor,
     own: &'a Record,
     previous: Option<Previous<'a>>,
-    settings: &'a Settings,
+    pub(super) settings: &'a Settings,
     take_new: bool,
 }
 
 impl Run<'_> {
-    fn all(&mut self) -> Result<(), Odd> {
-        let spec = Path::root().field("spec");
-        self.fill(
-            &spec.field("shareProcessNamespace"),
-            built_in(json!(true)),
-            Follows::Settings,
-        );
-        let executor = self.container(&spec)?;
-        let main = self.main_container(&spec);
-        self.executor_fields(&executor, &main)?;
-        let metadata = Path::root().field("metadata");
-        self.editor.object(&metadata)?;
-        let annotations = metadata.field("annotations");
-        self.editor.object(&annotations)?;
-        self.fill(
-            &annotations.key(labels::DEFAULT_CONTAINER),
-            built_in(json!(main)),
-            Follows::Template,
-        );
-        Ok(())
-    }
-
-    /// The executor's container: where the user put it, where it was, or a new one at the end.
-    fn container(&mut self, spec: &Path) -> Result<Path, Odd> {
-        let sidecar = spec.field("containers").key(labels::TASK_EXECUTOR);
-        let native = spec.field("initContainers").key(labels::TASK_EXECUTOR);
-        let found = [sidecar.clone(), native]
-            .into_iter()
-            .find(|path| path.get(self.editor.document()).is_some());
-        if let Some(path) = found {
-            if self.is_ours(&path) {
-                self.note(&path, DEFAULT_ORIGIN);
+    /// Makes sure that a container of ours stands at `path`: what the user wrote, else what was stored, else
+    /// a new one at the end of its list.
+    pub(super) fn own_container(&mut self, path: &Path) -> Result<(), Odd> {
+        if path.get(self.editor.document()).is_some() {
+            if self.is_ours(path) {
+                self.note(path, DEFAULT_ORIGIN);
             }
-            return Ok(path);
+            return Ok(());
         }
-        self.editor.list(&spec.field("containers"))?;
+        let (Some(list), Some(name)) = (path.parent(), path.last()) else {
+            return Ok(());
+        };
+        self.editor.list(&list)?;
         let stored = self
             .previous
-            .filter(|previous| previous.record.has(&sidecar))
+            .filter(|previous| previous.record.has(path))
             .and_then(|previous| {
-                Some((
-                    sidecar.get(previous.template)?.clone(),
-                    Self::stored_index(previous, spec),
-                ))
+                let stored = path.get(previous.template)?.clone();
+                Some((stored, stored_index(previous, &list, name.text())))
             });
-        let (value, index) =
-            stored.unwrap_or_else(|| (json!({ "name": labels::TASK_EXECUTOR }), usize::MAX));
-        self.editor.set_at(&sidecar, value, index);
-        self.note(&sidecar, DEFAULT_ORIGIN);
-        Ok(sidecar)
-    }
-
-    /// Where the stored object had it, so that restoring it changes nothing: at the end if it was last.
-    fn stored_index(previous: Previous<'_>, spec: &Path) -> usize {
-        let containers = spec.field("containers");
-        let items = containers
-            .get(previous.template)
-            .and_then(Value::as_array)
-            .map_or(&[][..], Vec::as_slice);
-        match path::index_of(items, "containers", labels::TASK_EXECUTOR) {
-            Some(index) if index + 1 < items.len() => index,
-            _ => usize::MAX,
-        }
-    }
-
-    /// Name of the container that tasks are injected into: the one that the user's
-    /// default-container annotation names, else the first.
-    fn main_container(&self, spec: &Path) -> String {
-        let document = self.editor.document();
-        let containers = spec.field("containers");
-        let annotation = Path::root()
-            .field("metadata")
-            .field("annotations")
-            .key(labels::DEFAULT_CONTAINER);
-        let named = annotation
-            .get(document)
-            .and_then(Value::as_str)
-            .filter(|name| *name != labels::TASK_EXECUTOR && !self.is_ours(&annotation))
-            .filter(|name| containers.key(name).get(document).is_some());
-        named
-            .or_else(|| obstacles::first_container(document))
-            .unwrap_or_default()
-            .to_owned()
-    }
-
-    fn executor_fields(&mut self, executor: &Path, main: &str) -> Result<(), Odd> {
-        let Settings {
-            image,
-            verification_key,
-        } = self.settings;
-        let image_path = executor.field("image");
-        let image = Sourced {
-            value: json!(image.value),
-            origin: image.origin.clone(),
-        };
-        self.fill(&image_path, image, Follows::Settings);
-        self.fill(
-            &executor.field("imagePullPolicy"),
-            built_in(json!("IfNotPresent")),
-            Follows::Settings,
-        );
-        self.fill(
-            &executor.field("resources"),
-            built_in(default_resources()),
-            Follows::Settings,
-        );
-        self.capability(executor)?;
-        self.root_user(executor)?;
-
-        let port = labels::TASK_EXECUTOR_PORT;
-        let ports = executor.field("ports");
-        let entry =
-            json!({ "name": labels::TASK_EXECUTOR, "containerPort": port, "protocol": "TCP" });
-        self.fill_item(
-            &ports,
-            &port.to_string(),
-            built_in(entry),
-            Follows::Settings,
-        )?;
-        let probe = executor.field("readinessProbe");
-        if self.was_ours(&probe) || self.answers_readyz(&image_path) {
-            self.fill(&probe, built_in(readiness_probe()), Follows::Settings);
-        }
-
-        let env = executor.field("env");
-        let name = json!({ "name": labels::MAIN_CONTAINER_NAME_ENV, "value": main });
-        self.fill_item(
-            &env,
-            labels::MAIN_CONTAINER_NAME_ENV,
-            built_in(name),
-            Follows::Template,
-        )?;
-        if let Some(key) = verification_key {
-            let entry = json!({ "name": labels::VERIFICATION_KEY_ENV, "value": key.value });
-            let entry = Sourced {
-                value: entry,
-                origin: key.origin.clone(),
-            };
-            self.fill_item(&env, labels::VERIFICATION_KEY_ENV, entry, Follows::Settings)?;
-        } else {
-            self.keep_item(&env, labels::VERIFICATION_KEY_ENV)?;
-        }
+        let (value, index) = stored.unwrap_or_else(|| (json!({ "name": name.text() }), usize::MAX));
+        self.editor.set_at(path, value, index);
+        self.note(path, DEFAULT_ORIGIN);
         Ok(())
-    }
-
-    /// SYS_PTRACE, unless something that includes it is there.
-    fn capability(&mut self, executor: &Path) -> Result<(), Odd> {
-        let context = executor.field("securityContext");
-        let document = self.editor.document();
-        if context.field("privileged").get(document) == Some(&Value::Bool(true)) {
-            return Ok(());
-        }
-        let add = context.field("capabilities").field("add");
-        let item = add.key(SYS_PTRACE);
-        let others = add
-            .get(document)
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str);
-        let included = others
-            .clone()
-            .any(|name| name != SYS_PTRACE && grants_ptrace(name));
-        if included {
-            return Ok(());
-        }
-        for parent in [&context, &context.field("capabilities")] {
-            self.editor.object(parent)?;
-        }
-        self.editor.list(&add)?;
-        self.fill(&item, built_in(json!(SYS_PTRACE)), Follows::Settings);
-        Ok(())
-    }
-
-    /// A capability has no effect for a user other than root, so a pod that sets one for all its
-    /// containers must except the executor.
-    fn root_user(&mut self, executor: &Path) -> Result<(), Odd> {
-        let pod = Path::root().field("spec").field("securityContext");
-        let document = self.editor.document();
-        let user = pod
-            .field("runAsUser")
-            .get(document)
-            .and_then(Value::as_u64)
-            .is_some_and(|user| user != 0);
-        let not_root = pod.field("runAsNonRoot").get(document) == Some(&Value::Bool(true));
-        let context = executor.field("securityContext");
-        if user || not_root {
-            self.editor.object(&context)?;
-            self.fill(
-                &context.field("runAsUser"),
-                built_in(json!(0)),
-                Follows::Settings,
-            );
-            self.fill(
-                &context.field("runAsNonRoot"),
-                built_in(json!(false)),
-                Follows::Settings,
-            );
-        } else {
-            self.keep(&context.field("runAsUser"));
-            self.keep(&context.field("runAsNonRoot"));
-        }
-        Ok(())
-    }
-
-    /// Whether the image is known to answer `/readyz`: ours does, upstream's executor does not, and a
-    /// pod with a probe that never succeeds is never ready.
-    fn answers_readyz(&self, image_path: &Path) -> bool {
-        if self.is_ours(image_path) || self.editor.record.has(image_path) {
-            return true;
-        }
-        let Some(image) = image_path
-            .get(self.editor.document())
-            .and_then(Value::as_str)
-        else {
-            return false;
-        };
-        let known = [
-            self.settings.image.value.as_str(),
-            labels::DEFAULT_TASK_EXECUTOR_IMAGE,
-        ];
-        known
-            .iter()
-            .any(|known| repository(known) == repository(image))
     }
 
     /// Sets a missing item of a list that is merged by key; the list is made if need be.
-    fn fill_item(
+    pub(super) fn fill_item(
         &mut self,
         list: &Path,
         key: &str,
@@ -382,7 +186,7 @@ impl Run<'_> {
     }
 
     /// Keeps an item of ours for which there is no setting any more: nothing is ever removed.
-    fn keep_item(&mut self, list: &Path, key: &str) -> Result<(), Odd> {
+    pub(super) fn keep_item(&mut self, list: &Path, key: &str) -> Result<(), Odd> {
         let path = list.key(key);
         let stored = self.stored(&path).cloned();
         if path.get(self.editor.document()).is_none() && stored.is_some() {
@@ -392,7 +196,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn keep(&mut self, path: &Path) {
+    pub(super) fn keep(&mut self, path: &Path) {
         if let Some((value, origin)) = self.kept(path) {
             if path.get(self.editor.document()).is_none_or(hollow) {
                 if path
@@ -422,7 +226,7 @@ impl Run<'_> {
 
     /// The rule of every single value: what the user set stays; what is missing comes from the stored
     /// object if it was ours there, else from the settings; what is ours follows what it follows.
-    fn fill(&mut self, path: &Path, wanted: Sourced<Value>, follows: Follows) {
+    pub(super) fn fill(&mut self, path: &Path, wanted: Sourced<Value>, follows: Follows) {
         let take_new = self.take_new || follows == Follows::Template;
         let current = path
             .get(self.editor.document())
@@ -454,7 +258,7 @@ impl Run<'_> {
         }
     }
 
-    fn note(&mut self, path: &Path, origin: &str) {
+    pub(super) fn note(&mut self, path: &Path, origin: &str) {
         self.editor
             .record
             .added
@@ -462,7 +266,7 @@ impl Run<'_> {
     }
 
     /// Whether a record lists the value at this path.
-    fn was_ours(&self, path: &Path) -> bool {
+    pub(super) fn was_ours(&self, path: &Path) -> bool {
         self.own.has(path)
             || self
                 .previous
@@ -470,17 +274,8 @@ impl Run<'_> {
     }
 
     /// Whether the value at this path is ours and nobody changed it since it was stored.
-    fn is_ours(&self, path: &Path) -> bool {
-        let Some(previous) = self.previous else {
-            return self.own.has(path);
-        };
-        if !previous.record.has(path) {
-            // Added since it was stored, by an earlier pass over this same request.
-            return self.own.has(path);
-        }
-        // The container itself is told by its name; its fields are judged one by one.
-        let is_container = path.last() == Some(super::Segment::Key(labels::TASK_EXECUTOR));
-        is_container || path.get(previous.template) == path.get(self.editor.document())
+    pub(super) fn is_ours(&self, path: &Path) -> bool {
+        is_ours(path, self.editor.document(), self.own, self.previous)
     }
 
     /// What the stored object had at this path, if it was ours there.
@@ -496,26 +291,41 @@ impl Run<'_> {
     }
 }
 
-fn built_in(value: Value) -> Sourced<Value> {
-    Sourced {
-        value,
-        origin: DEFAULT_ORIGIN.to_owned(),
+/// Whether the value at this path of `document` is ours and nobody changed it since it was stored.
+pub(super) fn is_ours(
+    path: &Path,
+    document: &Value,
+    own: &Record,
+    previous: Option<Previous<'_>>,
+) -> bool {
+    let Some(previous) = previous else {
+        return own.has(path);
+    };
+    if !previous.record.has(path) {
+        // Added since it was stored, by an earlier pass over this same request.
+        return own.has(path);
+    }
+    // A container is told by its name; its fields are judged one by one.
+    mode::containers().any(|container| container == *path)
+        || path.get(previous.template) == path.get(document)
+}
+
+/// Where the stored object had an item, so that restoring it changes nothing: at the end if it was last.
+fn stored_index(previous: Previous<'_>, list: &Path, key: &str) -> usize {
+    let items = list
+        .get(previous.template)
+        .and_then(Value::as_array)
+        .map_or(&[][..], Vec::as_slice);
+    let name = list.last().map_or("", super::Segment::text);
+    match path::index_of(items, name, key) {
+        Some(index) if index + 1 < items.len() => index,
+        _ => usize::MAX,
     }
 }
 
-/// Whether a capability, as written in a container's `add`, includes SYS_PTRACE.
-fn grants_ptrace(name: &str) -> bool {
-    let upper = name.to_ascii_uppercase();
-    let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
-    bare == "ALL" || bare == SYS_PTRACE
-}
-
-/// An image reference without tag and digest.
-fn repository(image: &str) -> &str {
-    let image = image.split('@').next().unwrap_or(image);
-    match image.rsplit_once(':') {
-        // A colon before the last slash is a registry's port.
-        Some((repository, tag)) if !tag.contains('/') => repository,
-        _ => image,
+pub(super) fn built_in(value: Value) -> Sourced<Value> {
+    Sourced {
+        value,
+        origin: DEFAULT_ORIGIN.to_owned(),
     }
 }

@@ -1,31 +1,40 @@
-//! The injection: turns a pod template into one with the `task-executor` sidecar.
+//! The injection: turns a pod template into one whose pods hold the task executor.
 //!
 //! The webhook calls [`pool::mutate`] on admission, the operator [`inject`] when it builds a pod, the
 //! command line both: one function, so they cannot disagree. Pure, on raw JSON: a field that our
 //! types do not know is never touched. What is decided where:
 //!
 //! - [`decide`]: who gets it (label on the Pool, else on its Namespace, else the default);
+//! - [`Mode`]: as a sidecar, or in the sandbox's own container (annotation on the Pool);
 //! - [`in_container`]: a template that already runs the executor in its own way is left alone;
 //! - [`inject`]: what is added, where each value comes from, what cannot be injected and why;
-//! - [`record`]: the annotation that says so, from which [`uninject`] gives the input back.
+//! - [`record`]: the annotation that says so, from which [`uninject`] gives the input back;
+//! - [`wrap`]: what is left to do when a pod is made.
 //!
-//! Invariants, each with a property test: no operation removes; every value of the input is in the
-//! output unless it was `null`, empty or ours; injected again, nothing changes; the result depends on
-//! the object, the stored object, the namespace's label and the settings, and on nothing else.
+//! Invariants, each with a property test: nothing is removed but what was added for the mode that a Pool
+//! leaves; every value of the input is in the output unless it was `null`, empty or ours; injected again,
+//! nothing changes; the result depends on the object, the stored object, the namespace's label and the
+//! settings, and on nothing else.
 
+mod container;
 mod edit;
 pub mod in_container;
 mod inject;
+mod installer;
+mod mode;
 mod obstacles;
 mod path;
 pub mod pool;
 pub mod record;
 mod uninject;
+mod wrap;
 
 pub use inject::{Injection, Previous, inject};
+pub use mode::Mode;
 pub use path::{Path, Segment};
 pub use record::Record;
 pub use uninject::uninject;
+pub use wrap::wrap;
 
 use serde_json::{Value, json};
 
@@ -191,6 +200,20 @@ pub fn default_image() -> Sourced<String> {
     }
 }
 
+/// The image used where no ConfigMap names one, as an installation was told it, with its origin in the
+/// words of `explain`.
+pub fn installation_image(image: &str) -> Sourced<String> {
+    let origin = if image == labels::DEFAULT_TASK_EXECUTOR_IMAGE {
+        DEFAULT_ORIGIN
+    } else {
+        "default of the installation"
+    };
+    Sourced {
+        value: image.to_owned(),
+        origin: origin.to_owned(),
+    }
+}
+
 /// Whether Pools get the executor where neither they nor their namespace say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum InjectionDefault {
@@ -229,9 +252,11 @@ pub enum Decision {
     /// Nothing: it is switched off.
     Disabled(DecidedBy),
     /// Nothing: the template runs the executor in its own way; the sentence says how that shows.
-    InContainer(String),
+    HandWritten(String),
     /// The sidecar is added, or completed where the user wrote it.
     Sidecar(DecidedBy),
+    /// The executor is put into the sandbox's container.
+    InContainer(DecidedBy),
 }
 
 /// As a sentence, for the audit log and for `explain`.
@@ -239,16 +264,30 @@ impl std::fmt::Display for Decision {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Disabled(by) => write!(f, "not injected: disabled by the {}", by.words()),
-            Self::InContainer(evidence) => write!(f, "not injected: {evidence}"),
+            Self::HandWritten(evidence) => write!(f, "not injected: {evidence}"),
             Self::Sidecar(by) => write!(f, "injected: enabled by the {}", by.words()),
+            Self::InContainer(by) => write!(
+                f,
+                "injected in-container: enabled by the {}; the sandbox's command is wrapped when a pod is made",
+                by.words()
+            ),
         }
     }
 }
 
 impl Decision {
-    /// Whether pods of the template hold the sidecar.
+    /// Whether pods of the template hold the executor because of us.
     pub fn has_executor(&self) -> bool {
-        matches!(self, Self::Sidecar(_))
+        self.mode().is_some()
+    }
+
+    /// Where pods of the template hold the executor, if they do because of us.
+    pub fn mode(&self) -> Option<Mode> {
+        match self {
+            Self::Disabled(_) | Self::HandWritten(_) => None,
+            Self::Sidecar(_) => Some(Mode::Sidecar),
+            Self::InContainer(_) => Some(Mode::InContainer),
+        }
     }
 }
 
@@ -271,6 +310,12 @@ pub fn decide(
         return (enabled, DecidedBy::NamespaceLabel);
     }
     (default == InjectionDefault::Enabled, DecidedBy::Default)
+}
+
+/// Name of the container that tasks run in, in the mode `in-container`: the one that the
+/// default-container annotation of the template names, else the first.
+pub fn main_container(template: &Value) -> Option<&str> {
+    obstacles::main_container(template)?.1.get("name")?.as_str()
 }
 
 /// Resources of an injected executor.

@@ -5,7 +5,9 @@ use serde_json::{Map, Value, json};
 
 use super::edit::operation;
 use super::record::{POOL_ANNOTATIONS, Record};
-use super::{Decision, InjectionDefault, Previous, Settings, decide, in_container, inject};
+use super::{
+    Decision, InjectionDefault, Mode, Previous, Settings, decide, in_container, inject, mode,
+};
 use crate::labels;
 use crate::validation::{Fault, Problem, Stage};
 
@@ -25,7 +27,8 @@ pub struct Context<'a> {
 pub struct Mutation {
     /// What was decided.
     pub decision: Decision,
-    /// JSON Patch on the Pool: adds and replaces only, empty when nothing is to do.
+    /// JSON Patch on the Pool: adds and replaces, empty when nothing is to do. It removes only what was
+    /// added for another mode.
     pub operations: Vec<PatchOperation>,
     /// What is ours in the result.
     pub record: Record,
@@ -35,7 +38,7 @@ pub struct Mutation {
 ///
 /// # Errors
 ///
-/// Every reason why the template cannot carry the sidecar.
+/// Every reason why the template cannot carry the executor.
 pub fn mutate(
     pool: &Value,
     old: Option<&Value>,
@@ -52,6 +55,7 @@ pub fn mutate(
     if !decision.has_executor() {
         return nothing(decision);
     }
+    let mode = Mode::of(pool).map_err(|problem| vec![problem])?;
     let Some(template) = pool
         .pointer("/spec/template")
         .filter(|template| !template.is_null())
@@ -71,7 +75,7 @@ pub fn mutate(
         _ => None,
     };
     let take_new = old.is_some_and(|old| upgrade_asked(pool, old));
-    let injection = inject(template, &own, previous, context.settings, take_new)?;
+    let injection = inject(template, mode, &own, previous, context.settings, take_new)?;
     let mut operations = injection.operations;
     for operation in &mut operations {
         rebase(operation, "/spec/template");
@@ -105,20 +109,19 @@ pub fn decision(pool: &Value, context: &Context<'_>) -> Decision {
     match in_container::evidence(template) {
         // With a sidecar of that name besides, the user wants the sidecar, and it is the odd port
         // or command that must be told apart by a person.
-        Some(evidence) if !has_sidecar(template) => Decision::InContainer(evidence),
-        _ => Decision::Sidecar(by),
+        Some(evidence) if !has_sidecar(template) => Decision::HandWritten(evidence),
+        // What is no mode is refused before this matters.
+        _ => match Mode::of(pool).unwrap_or_default() {
+            Mode::Sidecar => Decision::Sidecar(by),
+            Mode::InContainer => Decision::InContainer(by),
+        },
     }
 }
 
 fn has_sidecar(template: &Value) -> bool {
-    ["containers", "initContainers"].iter().any(|list| {
-        super::Path::root()
-            .field("spec")
-            .field(list)
-            .key(labels::TASK_EXECUTOR)
-            .get(template)
-            .is_some()
-    })
+    mode::sidecars()
+        .iter()
+        .any(|path| path.get(template).is_some())
 }
 
 fn annotation<'a>(pool: &'a Value, key: &str) -> Option<&'a Value> {
@@ -142,7 +145,8 @@ fn rebase(operation: &mut PatchOperation, prefix: &str) {
     let path = match operation {
         PatchOperation::Add(add) => &mut add.path,
         PatchOperation::Replace(replace) => &mut replace.path,
-        // The editor makes no others.
+        PatchOperation::Remove(remove) => &mut remove.path,
+        // None of the others is made.
         _ => return,
     };
     *path = json_patch::jsonptr::PointerBuf::parse(format!("{prefix}{path}"))

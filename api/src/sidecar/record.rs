@@ -50,11 +50,7 @@ impl Record {
 
     /// Origin of the executor's image, if it is ours.
     pub fn image_origin(&self) -> Option<&str> {
-        let sidecar = |list: &str| format!("spec.{list}[{}].image", crate::labels::TASK_EXECUTOR);
-        ["containers", "initContainers"]
-            .iter()
-            .find_map(|list| self.added.get(&sidecar(list)))
-            .map(String::as_str)
+        super::mode::containers().find_map(|container| self.origin(&container.field("image")))
     }
 
     /// Origin of the value at this path, if it is ours.

@@ -1,5 +1,6 @@
 //! `BatchSandbox`: one or many sandboxes, from a pool or from a template, with tasks.
 
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::CustomResource;
 use schemars::JsonSchema;
@@ -60,7 +61,11 @@ pub struct BatchSandboxSpec {
     pub shard_patches: Vec<Value>,
 
     /// When the object is deleted, whatever its state. RFC 3339.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "time_or_last",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub expire_time: Option<Time>,
 
     /// Deletes the object so many seconds after its last task ended. Absent means never.
@@ -97,6 +102,33 @@ pub struct BatchSandboxSpec {
 /// `replicas` of a BatchSandbox that names no number.
 fn one_replica() -> i32 {
     1
+}
+
+/// Reads `expireTime`. The last two days of the year 9999, which users write for "never", are beyond
+/// what our type can hold, and are read as its last moment.
+///
+/// # Errors
+/// It is no time.
+pub(crate) fn expire_time(text: &str) -> Result<Timestamp, jiff::Error> {
+    text.parse().or_else(|error| {
+        // Too late, or no time at all? The same a year before tells.
+        let earlier = text
+            .strip_prefix("9999-")
+            .map(|rest| format!("9998-{rest}"));
+        match earlier.map(|text| text.parse::<Timestamp>()) {
+            Some(Ok(_)) => Ok(Timestamp::MAX),
+            _ => Err(error),
+        }
+    })
+}
+
+fn time_or_last<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Time>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    let time = text.as_deref().map(expire_time).transpose();
+    time.map(|time| time.map(Time))
+        .map_err(serde::de::Error::custom)
 }
 
 /// What happens to a sandbox whose task ended.
@@ -157,6 +189,13 @@ pub struct BatchSandboxStatus {
     )]
     #[schemars(schema_with = "schema::task_results")]
     pub task_results: Vec<TaskResult>,
+    /// How every task stands, from index 0 on, in words separated by spaces: `S` succeeded, `F`
+    /// failed, `-` has not ended, `x` belongs to a sandbox that was scaled away. A number after the
+    /// letter says how often the task was begun anew because its pod was lost, `*N` that N tasks in a
+    /// row stand so. `S*3 F -1` means: tasks 0 to 2 succeeded, 3 failed, 4 runs for the second time.
+    /// The operator goes on from this after a restart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task_record: Option<String>,
 }
 
 /// Summary of the sandboxes' state, upstream's words.

@@ -7,8 +7,10 @@
 
 mod batch_sandbox;
 mod pool;
+mod reference;
 mod schema;
 
+pub(crate) use batch_sandbox::expire_time;
 pub use batch_sandbox::{
     BatchSandbox, BatchSandboxPhase, BatchSandboxSpec, BatchSandboxStatus, TaskResourcePolicy,
     TaskResult, TaskResultState,
@@ -17,6 +19,8 @@ pub use pool::{
     CapacitySpec, Pool, PoolSpec, PoolStatus, RecycleStrategy, RecycleType, ScaleStrategy,
     UpdateStrategy,
 };
+
+pub use reference::{REFERENCE, reference};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt as _;

@@ -1,12 +1,9 @@
 //! Rules of `BatchSandbox`.
 
-use jiff::Timestamp;
-use jiff::civil::Date;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Map, Value};
 
 use super::shape::{boolean, field, integer, list, object, string};
-use super::{Fault, Problem, Problems, Stage, pod_template, pool};
+use super::{Fault, Problem, Problems, Stage, expire_time, pod_template, pool};
 use crate::labels;
 use crate::shard_patch::{self, Kind};
 
@@ -91,21 +88,7 @@ fn source(problems: &mut Problems, spec: &Map<String, Value>, old: Option<&Map<S
 }
 
 fn lifetime(problems: &mut Problems, spec: &Map<String, Value>) {
-    const EXPIRE: &str = "spec.expireTime";
-    if let Some(expire) = string(problems, Stage::Schema, EXPIRE, field(spec, "expireTime")) {
-        // The API server's own check is by form; what passes it and is no time is left to the second.
-        let time = serde_json::from_value::<Time>(Value::from(expire)).ok();
-        let sound = is_date_time(expire)
-            && time
-                .as_ref()
-                .is_none_or(|time| time.0 > Timestamp::UNIX_EPOCH);
-        let stage = if sound { Stage::Webhook } else { Stage::Schema };
-        if !sound || time.is_none() {
-            let detail =
-                "must be a time after 1970, as RFC 3339 writes it, such as 2030-01-02T15:04:05Z";
-            problems.invalid(stage, EXPIRE, &Value::from(expire), detail);
-        }
-    }
+    expire_time::check(problems, field(spec, "expireTime"));
     integer(
         problems,
         Stage::Schema,
@@ -136,39 +119,6 @@ fn lifetime(problems: &mut Problems, spec: &Map<String, Value>) {
             "pausing is not supported yet; remove pause or set it to false",
         );
     }
-}
-
-/// The form of `format: date-time` as the API server checks it.
-fn is_date_time(text: &str) -> bool {
-    let Some((date, time)) = text.split_once('T') else {
-        return false;
-    };
-    let digits = |text: &str, count: usize| {
-        text.len() == count && text.bytes().all(|byte| byte.is_ascii_digit())
-    };
-    let shaped = matches!(date.split('-').collect::<Vec<_>>()[..], [year, month, day]
-        if digits(year, 4) && digits(month, 2) && digits(day, 2));
-    if !shaped || date.parse::<Date>().is_err() {
-        return false;
-    }
-    let (clock, zone) = match time.strip_suffix('Z') {
-        Some(clock) => (clock, None),
-        None => match time.rfind(['+', '-']) {
-            Some(sign) => (&time[..sign], Some(&time[sign + 1..])),
-            None => return false,
-        },
-    };
-    let (clock, fraction) = clock
-        .split_once('.')
-        .map_or((clock, None), |(clock, fraction)| (clock, Some(fraction)));
-    let clock_fits = matches!(clock.split(':').collect::<Vec<_>>()[..], [hour, minute, second]
-        if digits(hour, 2) && hour <= "23" && digits(minute, 2) && minute <= "59" && digits(second, 2) && second <= "59");
-    let fraction_fits =
-        fraction.is_none_or(|fraction| !fraction.is_empty() && digits(fraction, fraction.len()));
-    let zone_fits = zone.is_none_or(|zone| {
-        matches!(zone.split(':').collect::<Vec<_>>()[..], [hours, minutes] if digits(hours, 2) && digits(minutes, 2))
-    });
-    clock_fits && fraction_fits && zone_fits
 }
 
 /// Each patch must be an object that can be merged and leaves a pod with its containers.

@@ -8,6 +8,7 @@
 
 mod batch_sandbox;
 pub mod cel;
+mod expire_time;
 mod pod_template;
 mod pool;
 pub(crate) mod shape;
@@ -131,6 +132,10 @@ impl Problems {
         detail: impl Into<String>,
     ) {
         self.push(stage, path, Fault::Invalid(shown(value)), detail);
+    }
+
+    fn extend(&mut self, problems: impl IntoIterator<Item = Problem>) {
+        self.0.extend(problems);
     }
 
     fn into_vec(self) -> Vec<Problem> {

@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 
 use super::shape::{field, object, string, whole};
 use super::{Fault, Problem, Problems, Stage, pod_template};
+use crate::sidecar::Mode;
 use crate::{capacity, labels};
 
 /// Every reason to refuse this Pool, in the order of its fields. Empty means that it is right.
@@ -56,6 +57,7 @@ pub(super) fn metadata(problems: &mut Problems, root: &Value) {
             "must not be longer than 63 characters, because pods carry it as a label value; choose a shorter one",
         );
     }
+    problems.extend(Mode::of(root).err());
     let Some(label) = root
         .pointer("/metadata/labels")
         .and_then(|map| map.get(labels::INJECTION))

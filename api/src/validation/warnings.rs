@@ -5,7 +5,7 @@
 use serde_json::Value;
 
 use crate::labels;
-use crate::sidecar::Decision;
+use crate::sidecar::{Decision, Mode};
 
 /// What is known of the namespace an object is in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,10 +42,11 @@ pub fn pool_warnings(pool: &Value, namespace: &NamespaceFacts, decision: &Decisi
     }
     if let Some(level) = namespace.pod_security.as_deref()
         && matches!(level, "baseline" | "restricted")
-        && decision.has_executor()
+        && decision.mode() == Some(Mode::Sidecar)
     {
         warnings.push(format!(
-            "the namespace enforces Pod Security level \"{level}\", which forbids SYS_PTRACE: pods of this pool will be refused; set label {}=disabled, or use a privileged namespace",
+            "Pod Security level \"{level}\" of the namespace forbids SYS_PTRACE: pods will be refused; set annotation {}=in-container, or label {}=disabled to run no tasks",
+            labels::EXECUTOR_MODE,
             labels::INJECTION
         ));
     }

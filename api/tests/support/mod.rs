@@ -88,6 +88,7 @@ fn container() -> BoxedStrategy<Value> {
         "helper",
         "task-executor",
         "task-executor",
+        "task-executor-installer",
         "sandbox",
         "x",
     ])
@@ -198,6 +199,18 @@ fn list(item: BoxedStrategy<Value>, most: usize) -> BoxedStrategy<Value> {
         .boxed()
 }
 
+fn volume() -> BoxedStrategy<Value> {
+    fields(vec![
+        (
+            "name",
+            select(vec!["data", "task-executor"])
+                .prop_map(|name| Some(json!(name)))
+                .boxed(),
+        ),
+        ("emptyDir", maybe(Just(json!({})).boxed())),
+    ])
+}
+
 fn template() -> BoxedStrategy<Value> {
     let annotations = fields(vec![(
         "kubectl.kubernetes.io/default-container",
@@ -224,6 +237,7 @@ fn template() -> BoxedStrategy<Value> {
     let spec = fields(vec![
         ("containers", prop_oneof![12 => list(container(), 4).prop_map(Some), 1 => anything().prop_map(Some), 1 => Just(None)].boxed()),
         ("initContainers", maybe(list(container(), 2))),
+        ("volumes", maybe(list(volume(), 2))),
         ("shareProcessNamespace", prop_oneof![6 => Just(None), 2 => Just(Some(json!(true))), 1 => Just(Some(Value::Null)), 1 => Just(Some(json!(false)))].boxed()),
         ("hostPID", prop_oneof![9 => Just(None), 1 => any::<bool>().prop_map(|value| Some(json!(value)))].boxed()),
         ("securityContext", maybe(context)),
@@ -240,10 +254,18 @@ fn template() -> BoxedStrategy<Value> {
 
 /// A Pool whose template has any shape.
 pub(crate) fn pools() -> BoxedStrategy<Value> {
-    let annotations = fields(vec![(
-        "sandbox.opensandbox.io/task-executor-injection",
-        prop_oneof![30 => Just(None), 1 => anything().prop_map(Some)].boxed(),
-    )]);
+    let mode = select(vec!["in-container", "in-container", "sidecar"]);
+    let annotations = fields(vec![
+        (
+            "sandbox.opensandbox.io/task-executor-injection",
+            prop_oneof![30 => Just(None), 1 => anything().prop_map(Some)].boxed(),
+        ),
+        (
+            "sandbox.opensandbox.io/task-executor-mode",
+            prop_oneof![10 => Just(None), 10 => mode.prop_map(|mode| Some(json!(mode))), 1 => anything().prop_map(Some)]
+                .boxed(),
+        ),
+    ]);
     let metadata = fields(vec![
         ("name", Just(Some(json!("p"))).boxed()),
         ("annotations", maybe(annotations)),

@@ -299,7 +299,13 @@ impl<'a> Replica<'a> {
         match authority.sign(&self.settings.names, now.wall, lifetime) {
             Ok(leaf) => {
                 tracing::info!(authority = %ca, not_after = %leaf.not_after, "serves a new leaf");
-                self.memory.leaf = Some(Held::new(ca, leaf.not_before, leaf.not_after, now.wall));
+                self.memory.leaf = Some(Held::new(
+                    ca,
+                    leaf.not_before,
+                    leaf.not_after,
+                    now.wall,
+                    timing.leaf_renew_before,
+                ));
                 self.replaced += u64::from(self.serving.serves().is_some());
                 self.serving.replace(leaf.key);
                 self.complaints.clear("signing a leaf");

@@ -60,6 +60,7 @@ fn replica(ca: &Ca) -> Memory {
             wall,
             later(wall, Timing::default().leaf),
             wall,
+            None,
         )),
         trusted: BTreeSet::from([ca.id]),
         ..Memory::default()
@@ -292,6 +293,37 @@ fn leaf_is_renewed_at_two_thirds_of_its_life_without_the_api_server() {
 }
 
 #[test]
+fn authority_and_leaf_are_renewed_when_so_much_of_their_life_is_left_as_is_asked_for() {
+    let timing = Timing {
+        authority_renew_before: Some(Duration::from_hours(360 * 24)),
+        leaf_renew_before: Some(Duration::from_hours(23)),
+        ..Timing::default()
+    };
+    let step = |days, seconds| {
+        let current = made(1, days);
+        let view = View {
+            bundles: bundles(&[&[1]]),
+            secret: present(ledger(Some(current.clone()), None)),
+        };
+        let mut memory = replica(&current);
+        if let Some(leaf) = &mut memory.leaf {
+            let (begin, end) = (leaf.not_before, leaf.not_after);
+            *leaf = Held::new(current.id, begin, end, begin, timing.leaf_renew_before);
+        }
+        memory.keys.insert(current.id, current);
+        memory.observe(&view, after(seconds));
+        plan(&view, &memory, &timing, after(seconds)).step
+    };
+    assert_eq!(step(4, 3599), None);
+    assert_eq!(step(4, 3600), Some(Step::Sign(id(1))));
+    let due = step(5, 0);
+    assert!(
+        matches!(&due, Some(Step::Update(_, made)) if *made == [Change::NewNext]),
+        "{due:?}"
+    );
+}
+
+#[test]
 fn clock_that_jumped_back_makes_a_new_leaf_and_forward_a_new_authority() {
     let current = made(1, 10);
     let secret = present(ledger(Some(current.clone()), None));
@@ -312,6 +344,47 @@ fn clock_that_jumped_back_makes_a_new_leaf_and_forward_a_new_authority() {
         };
         assert_eq!(changes, [Change::NewNext]);
     }
+}
+
+#[test]
+fn retired_authority_is_not_taken_up_again_when_the_clock_leaves_its_successor_behind() {
+    let (old, current) = (made(1, 10), made(2, 0));
+    let mut memory = replica(&current);
+    memory.keys.insert(old.id, old.clone());
+    let mut rotated = ledger(Some(current), None);
+    rotated.retired.push(Retired {
+        id: old.id,
+        since: now().wall,
+        dropped: false,
+    });
+    let mut view = View {
+        bundles: bundles(&[&[1, 2]]),
+        secret: present(rotated),
+    };
+    assert_eq!(planned(&view, &mut memory, now()).step, None);
+    // Only the old one is valid at this time, and it has been in all bundles at every look.
+    let back = Now {
+        wall: crate::clock::earlier(now().wall, Duration::from_hours(20)),
+        mono: after(60).mono,
+    };
+    assert!(old.valid_at(back.wall) && memory.settled(old.id, &Timing::default(), back));
+    // Somebody else may be dropping it.
+    let changes = [Change::NewNext, Change::Redate(old.id)];
+    let step = planned(&view, &mut memory, back).step;
+    assert!(
+        matches!(&step, Some(Step::Update(_, made)) if *made == changes),
+        "{step:?}"
+    );
+    // Or has dropped it, and what said so is lost.
+    view.secret = Secret::Absent;
+    view.bundles = Bundles::default();
+    let step = planned(&view, &mut memory, back).step;
+    assert!(
+        matches!(&step, Some(Step::Create(_, made)) if *made == changes),
+        "{step:?}"
+    );
+    // Between two looks nothing is known at all.
+    assert_eq!(planned(&View::default(), &mut memory, back).step, None);
 }
 
 #[test]

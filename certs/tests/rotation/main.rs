@@ -19,7 +19,7 @@ proptest! {
     ) {
         let mut world = World::new();
         for action in &actions {
-            if !world.loses_both(action) {
+            if !world.loses_both(action) && !world.loses_too_many(action) {
                 world.act(action);
                 world.check();
             }

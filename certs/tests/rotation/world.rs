@@ -1,6 +1,9 @@
 //! A cluster reduced to what the rotation depends on: one Secret with compare-and-swap, two webhook
 //! configurations with their history, replicas that read and write in single steps.
 
+mod action;
+mod check;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -10,7 +13,8 @@ use opensandbox_certs::clock::Now;
 use opensandbox_certs::ledger::{Ca, Change, Ledger};
 use opensandbox_certs::plan::{Step, plan};
 use opensandbox_certs::view::{Bundles, Held, Memory, Secret, Timing, View};
-use proptest::prelude::*;
+
+pub(crate) use self::action::{Action, action};
 
 pub(crate) const REPLICAS: usize = 3;
 /// Webhooks of each configuration.
@@ -60,7 +64,8 @@ pub(crate) struct Stored {
 pub(crate) struct Replica {
     memory: Memory,
     pub(crate) published: bool,
-    read_secret: Duration,
+    /// When a pass last came to its end: everything read, and nothing left to do.
+    rested: Duration,
     /// Configurations read in this pass: version and content; `None` for a missing one.
     read: Vec<Option<(u64, Entries)>>,
     failed_reads: bool,
@@ -81,46 +86,6 @@ pub(crate) struct World {
     pub(crate) promotions: u32,
     pub(crate) drops: u32,
     pub(crate) unchecked: bool,
-}
-
-#[derive(Debug, Clone)]
-pub(crate) enum Action {
-    Advance(u64),
-    Step(usize, bool),
-    Pass(usize),
-    Crash(usize),
-    Start(usize),
-    DeleteSecret,
-    ReplaceSecret,
-    SpoilSecret,
-    WipeBundle(usize),
-    RestoreBundle(usize),
-    DeleteConfiguration(usize),
-    CreateConfiguration(usize),
-    Jump(i64),
-    Rotate,
-}
-
-pub(crate) fn action() -> impl Strategy<Value = Action> {
-    let replica = 0..REPLICAS;
-    let configuration = 0..CONFIGURATIONS.len();
-    prop_oneof![
-        12 => (1_u64..20).prop_map(Action::Advance),
-        2 => (20_u64..300).prop_map(Action::Advance),
-        40 => (replica.clone(), prop::bool::weighted(0.05)).prop_map(|(r, f)| Action::Step(r, f)),
-        10 => replica.clone().prop_map(Action::Pass),
-        2 => replica.clone().prop_map(Action::Crash),
-        4 => replica.prop_map(Action::Start),
-        1 => Just(Action::DeleteSecret),
-        1 => Just(Action::ReplaceSecret),
-        1 => Just(Action::SpoilSecret),
-        1 => configuration.clone().prop_map(Action::WipeBundle),
-        1 => configuration.clone().prop_map(Action::RestoreBundle),
-        1 => configuration.clone().prop_map(Action::DeleteConfiguration),
-        2 => configuration.prop_map(Action::CreateConfiguration),
-        1 => (-2000_i64..2000).prop_map(Action::Jump),
-        3 => Just(Action::Rotate),
-    ]
 }
 
 impl World {
@@ -191,11 +156,12 @@ impl World {
         ca
     }
 
-    /// One read or one write of a replica.
-    pub(crate) fn step(&mut self, index: usize, fail: bool) {
+    /// One read or one write of a replica. Whether nothing is left to do.
+    pub(crate) fn step(&mut self, index: usize, fail: bool) -> bool {
         let Some(mut replica) = self.replicas[index].take() else {
-            return;
+            return true;
         };
+        let mut rests = false;
         if let Some((step, version, ledger)) = replica.pending.take() {
             self.carry_out(&mut replica, step, version, &ledger);
         } else if replica.read.len() < CONFIGURATIONS.len() {
@@ -211,8 +177,13 @@ impl World {
             replica.failed_reads = false;
         } else {
             self.decide(&mut replica);
+            rests = replica.pending.is_none();
+            if rests {
+                replica.rested = self.mono;
+            }
         }
         self.replicas[index] = Some(replica);
+        rests
     }
 
     fn decide(&mut self, replica: &mut Replica) {
@@ -245,17 +216,13 @@ impl World {
             }
         };
         let view = View { bundles, secret };
-        replica.read_secret = self.mono;
         replica.memory.observe(&view, now);
         let mut next = plan(&view, &replica.memory, &timing(), now);
         for _ in 0..3 {
             let Some(Step::Sign(id)) = next.step else {
                 break;
             };
-            let ca = &self.authorities[&id];
-            let end = (now.wall + timing().leaf).min(ca.not_after);
-            let leaf = Held::new(id, now.wall - timing().skew, end, now.wall);
-            replica.memory.leaf = Some(leaf);
+            replica.memory.leaf = Some(self.sign(id));
             replica.memory.observe(&view, now);
             next = plan(&view, &replica.memory, &timing(), now);
         }
@@ -275,6 +242,25 @@ impl World {
                 replica.pending = Some((step, version, ledger.unwrap_or_default()));
             }
         }
+    }
+
+    fn sign(&self, id: Fingerprint) -> Held {
+        let wall = self.now().wall;
+        let end = (wall + timing().leaf).min(self.authorities[&id].not_after);
+        Held::new(id, wall - timing().skew, end, wall, None)
+    }
+
+    /// What a replica does from memory between two passes, and when no call is answered.
+    fn local_look(&mut self, index: usize) {
+        let now = self.now();
+        let Some(mut replica) = self.replicas[index].take() else {
+            return;
+        };
+        let next = plan(&View::default(), &replica.memory, &timing(), now);
+        if let Some(Step::Sign(id)) = next.step {
+            replica.memory.leaf = Some(self.sign(id));
+        }
+        self.replicas[index] = Some(replica);
     }
 
     fn carry_out(
@@ -335,25 +321,19 @@ impl World {
 
     /// A whole pass, undisturbed: what a timer or a watch event starts.
     pub(crate) fn pass(&mut self, index: usize) {
-        for steps in 0.. {
-            self.step(index, false);
-            let Some(replica) = &self.replicas[index] else {
-                return;
-            };
-            let rests = replica.read.is_empty() && replica.pending.is_none();
-            if rests && replica.read_secret == self.mono {
-                return;
-            }
-            assert!(steps < 60, "never comes to rest: {replica:#?}");
+        let mut steps = 0;
+        while !self.step(index, false) {
+            steps += 1;
+            assert!(steps < 60, "never rests: {:#?}", self.replicas[index]);
         }
     }
 
     pub(crate) fn advance(&mut self, seconds: u64) {
         for _ in 0..seconds {
-            // The assumption of the invariant: a Secret is read at least once per slack.
+            // The assumption of the invariant: a pass comes to its end at least once per slack.
             for index in 0..REPLICAS {
                 let late = self.replicas[index].as_ref().is_some_and(|replica| {
-                    self.mono + Duration::from_secs(1) >= replica.read_secret + timing().slack
+                    self.mono + Duration::from_secs(1) >= replica.rested + timing().slack
                 });
                 if late {
                     self.pass(index);
@@ -365,38 +345,19 @@ impl World {
         }
     }
 
-    /// Whether the action would take both copies of what is trusted, the Secret and the bundles,
-    /// before anybody could repair the first. Then nothing is left that could be kept up.
-    pub(crate) fn loses_both(&self, action: &Action) -> bool {
-        match action {
-            Action::DeleteSecret | Action::ReplaceSecret | Action::SpoilSecret => {
-                let last = |configuration: &Configuration| {
-                    let last = configuration.history.last();
-                    configuration.exists && last.is_some_and(|last| !last.foreign)
-                };
-                !self.configurations.iter().all(last)
-            }
-            Action::WipeBundle(_)
-            | Action::RestoreBundle(_)
-            | Action::DeleteConfiguration(_)
-            | Action::CreateConfiguration(_) => {
-                let secret = self.secret.as_ref();
-                secret.is_none_or(|stored| stored.foreign || stored.malformed)
-            }
-            _ => false,
-        }
-    }
-
     pub(crate) fn act(&mut self, action: &Action) {
         match *action {
             Action::Advance(seconds) => self.advance(seconds),
-            Action::Step(index, fail) => self.step(index, fail),
+            Action::Step(index, fail) => {
+                self.step(index, fail);
+            }
             Action::Pass(index) => self.pass(index),
+            Action::LocalLook(index) => self.local_look(index),
             Action::Crash(index) => self.replicas[index] = None,
             Action::Start(index) => {
-                let read_secret = self.mono;
+                let rested = self.mono;
                 self.replicas[index].get_or_insert_with(|| Replica {
-                    read_secret,
+                    rested,
                     ..Replica::default()
                 });
             }
@@ -452,90 +413,5 @@ impl World {
             }
             Action::WipeBundle(_) | Action::RestoreBundle(_) | Action::CreateConfiguration(_) => {}
         }
-    }
-
-    /// Whatever an API server may still believe verifies whatever a ready replica serves.
-    pub(crate) fn check(&self) {
-        if self.unchecked {
-            return;
-        }
-        let believed = self.mono.saturating_sub(timing().settle);
-        for (index, replica) in self.replicas.iter().enumerate() {
-            let Some(replica) = replica else { continue };
-            let (Some(leaf), true) = (&replica.memory.leaf, replica.published) else {
-                continue;
-            };
-            for configuration in &self.configurations {
-                for version in &configuration.history {
-                    if version.foreign || version.until.is_some_and(|until| until <= believed) {
-                        continue;
-                    }
-                    for entry in &version.entries {
-                        assert!(
-                            entry.contains(&leaf.ca),
-                            "replica {index} serves {leaf:?}, an API server may trust {entry:?}; {:#?}",
-                            self.secret
-                        );
-                    }
-                }
-            }
-        }
-    }
-
-    /// Left alone, everything becomes well and then nothing is written any more.
-    pub(crate) fn settle_down(&mut self) {
-        for index in 0..CONFIGURATIONS.len() {
-            self.act(&Action::CreateConfiguration(index));
-        }
-        for index in 0..REPLICAS {
-            self.act(&Action::Start(index));
-        }
-        let quiet = timing().overlap().as_secs() * 3;
-        for _ in 0..quiet {
-            for index in 0..REPLICAS {
-                self.pass(index);
-                self.check();
-            }
-            self.advance(1);
-        }
-        // An authority may just be due; its rotation is over within the overlap.
-        for _ in 0..quiet {
-            let stored = self.secret.as_ref().expect("the Secret exists");
-            if stored.ledger.next.is_none() && stored.ledger.retired.is_empty() {
-                break;
-            }
-            for index in 0..REPLICAS {
-                self.pass(index);
-                self.check();
-            }
-            self.advance(1);
-        }
-        let now = self.now();
-        let stored = self.secret.as_ref().expect("the Secret exists");
-        let current = stored.ledger.current.as_ref().expect("one authority signs");
-        assert!(current.valid_at(now.wall), "{stored:#?} at {now:?}");
-        assert!(stored.ledger.next.is_none(), "{stored:#?} at {now:?}");
-        assert!(stored.ledger.retired.is_empty(), "{stored:#?} at {now:?}");
-        for replica in self.replicas.iter().flatten() {
-            let leaf = replica.memory.leaf.as_ref().expect("a leaf");
-            assert_eq!(leaf.ca, current.id);
-            assert!(leaf.valid_at(now.wall) && replica.published, "{replica:#?}");
-        }
-        for configuration in &self.configurations {
-            let last = configuration.history.last().expect("one version");
-            for entry in &last.entries {
-                assert_eq!(*entry, BTreeSet::from([current.id]));
-            }
-        }
-        // Unless the authority has become due this very moment.
-        let due = current.not_before + (timing().skew + timing().authority) / 5 * 4;
-        let versions = self.versions;
-        if now.wall >= due {
-            return;
-        }
-        for index in 0..REPLICAS {
-            self.pass(index);
-        }
-        assert_eq!(self.versions, versions, "writes at idle");
     }
 }

@@ -1,7 +1,7 @@
 //! The list of tasks and what becomes of them.
 //!
 //! [`ledger`] decides, and knows neither time nor agents; here its effects are carried out and the API is
-//! answered from it; [`place`] keeps an agent in each container that tasks run in, through [`link`].
+//! answered from it; `place` keeps an agent in each container that tasks run in, through `link`.
 
 mod api;
 pub mod journal;

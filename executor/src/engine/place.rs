@@ -118,7 +118,15 @@ impl Engine {
         };
         let mut state = self.lock();
         state.details = details;
-        let agent = launched?;
+        let agent = match launched {
+            Ok(agent) => agent,
+            Err(error) => {
+                if let Some((mode, result)) = error.attempt() {
+                    self.shared.metrics.injected(mode, Some(result), took);
+                }
+                return Err(error);
+            }
+        };
         let taken = state
             .places
             .values()

@@ -160,6 +160,23 @@ impl LaunchError {
         }
     }
 
+    /// The way in that was tried and what came of it in one word, for metrics; `None` where nothing was
+    /// tried, since there is no container to enter.
+    pub const fn attempt(&self) -> Option<(Mode, &'static str)> {
+        match self {
+            Self::NotShared { .. } | Self::NoTarget(_) | Self::TargetEnded(_) | Self::Proc(_) => {
+                None
+            }
+            Self::Environment(_) => Some((Mode::Injected, "environment")),
+            // Where both were tried, the first is the one that should have worked.
+            Self::Refused {
+                injection: Some(_), ..
+            } => Some((Mode::Injected, "refused")),
+            Self::Refused { .. } => Some((Mode::Chroot, "refused")),
+            Self::Start(_) => Some((Mode::InContainer, "no-process")),
+        }
+    }
+
     /// An attempt that failed for a reason outside the pod.
     pub fn failed(reason: String) -> Self {
         Self::Start(io::Error::other(reason))
@@ -284,9 +301,9 @@ pub fn clear(agent: &Agent, sessions: &[i32]) -> io::Result<()> {
     Ok(())
 }
 
-/// Reaps children of this process as they end: agents, and orphans that come to it where it is process 1.
-/// Does not return.
-pub async fn reap() {
+/// Reaps children of this process as they end: agents, and orphans that come to it where it is process 1; but
+/// not `spared`, which somebody else waits for. Does not return.
+pub async fn reap(spared: Option<i32>) {
     let Ok(mut ended) = signal(SignalKind::child()) else {
         tracing::error!("children that end cannot be noticed");
         return std::future::pending().await;
@@ -294,7 +311,7 @@ pub async fn reap() {
     while ended.recv().await.is_some() {
         // Every stop of an injection is signalled too, and must not be slowed down by looking around.
         tokio::time::sleep(REAP_PAUSE).await;
-        if let Err(error) = remains::reap(&Proc::default()) {
+        if let Err(error) = remains::reap(&Proc::default(), spared) {
             tracing::warn!(%error, "children that ended cannot be found");
         }
     }

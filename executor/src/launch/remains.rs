@@ -131,15 +131,17 @@ pub fn kill_remains(
 }
 
 /// Reaps children of this process that have ended: agents, and orphans that came to it as pid 1. Each by
-/// its number, never just any: a wait for any child would take away what tracing waits for.
+/// its number, never just any: a wait for any child would take away what tracing waits for. Not `spared`, whose
+/// end somebody else wants to know.
 ///
 /// # Errors
 ///
 /// `/proc` cannot be read.
-pub fn reap(proc: &Proc) -> io::Result<usize> {
+pub fn reap(proc: &Proc, spared: Option<i32>) -> io::Result<usize> {
     let own = proc.own_pid()?;
     let children = proc.pids()?.into_iter().filter_map(|pid| proc.stat(pid));
-    let ended = children.filter(|stat| stat.parent == own && stat.is_dead());
+    let ended =
+        children.filter(|stat| stat.parent == own && stat.is_dead() && Some(stat.pid) != spared);
     let reaped = ended.filter(|stat| {
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
         waitid(Id::Pid(Pid::from_raw(stat.pid)), flags).is_ok()

@@ -115,6 +115,18 @@ fn both_refusals_are_told() {
     let text = "the sandbox container cannot be entered: injection: it is traced; chroot: SETUID is missing";
     assert_eq!(error.to_string(), text);
     assert_eq!(error.failure(), StartFailure::InjectionRefused);
+    assert_eq!(error.attempt(), Some((Mode::Injected, "refused")));
+}
+
+#[test]
+fn only_attempts_to_enter_a_container_are_counted() {
+    let ended = LaunchError::TargetEnded(7);
+    assert_eq!(ended.attempt(), None);
+    let by_chroot = LaunchError::Refused {
+        injection: None,
+        chroot: Some("SETUID is missing".to_owned()),
+    };
+    assert_eq!(by_chroot.attempt(), Some((Mode::Chroot, "refused")));
 }
 
 #[test]

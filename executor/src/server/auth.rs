@@ -12,7 +12,7 @@ use http::header::AUTHORIZATION;
 use http::request::Parts;
 use opensandbox_api::labels::VERIFICATION_KEY_ENV;
 use opensandbox_api::token::{
-    MAX_LIFE_SECONDS, Request, SKEW_SECONDS, TokenId, Verified, Verifier,
+    MAX_LIFE_SECONDS, Request, SKEW_SECONDS, TOO_EARLY, TokenId, Verified, Verifier,
 };
 
 use super::quota::lock;
@@ -125,9 +125,7 @@ impl Signed {
             .map_err(|reject| Denial::of_token(reject.as_str(), reject.to_string()))?;
         let claims = &verified.claims;
         if claims.iat <= self.issued_after {
-            let message =
-                "the token was made before this executor was ready for it; make a new one";
-            return Err(Denial::of_token("restarted", message.to_owned()));
+            return Err(Denial::of_token("restarted", TOO_EARLY.to_owned()));
         }
         match lock(&self.seen).insert(claims.exp, verified.id, now) {
             Insert::Fresh => Ok(Pass(Some(verified))),

@@ -74,7 +74,7 @@ fn end(agent: &Agent) {
 
 fn ended(agent: &Agent) {
     wait_until("the agent has ended", || {
-        reap(&Proc::default()).unwrap();
+        reap(&Proc::default(), None).unwrap();
         !Path::new(&format!("/proc/{}", agent.pid)).exists()
     });
 }
@@ -267,7 +267,7 @@ fn an_agent_that_is_a_child_ends_with_its_control_socket() {
     let Agent { control, pid, .. } = agent;
     drop(control);
     wait_until("the agent has ended", || {
-        reap(&proc).unwrap();
+        reap(&proc, None).unwrap();
         !Path::new(&format!("/proc/{pid}")).exists()
     });
 }

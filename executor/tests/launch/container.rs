@@ -104,7 +104,7 @@ impl Drop for Container {
             }
             let _ = self.main.try_wait();
             // Injected ones are our children as well.
-            let _ = task_executor::launch::remains::reap(&Proc::default());
+            let _ = task_executor::launch::remains::reap(&Proc::default(), None);
             self.pids().is_empty()
         });
         wait_until("its cgroup is removed", || {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
@@ -16,6 +17,7 @@ use tokio::process::Command;
 
 use super::LocalCluster;
 use crate::credentials::{Login, kubeconfig, write_private};
+use crate::wait::{self, Probe};
 
 impl LocalCluster {
     /// A client of the administrator. It belongs to the tokio runtime it is made in, so tests, which
@@ -121,6 +123,27 @@ impl LocalCluster {
                 .output()
                 .await?,
         )
+    }
+
+    /// Waits until none of these objects is left, which are named as for `kubectl get`.
+    ///
+    /// # Errors
+    /// The bound passed, with those that are left; or kubectl failed.
+    pub async fn gone(&self, objects: &str, bound: Duration) -> Result<()> {
+        let get: Vec<_> = ["get"]
+            .into_iter()
+            .chain(objects.split_whitespace())
+            .chain(["--ignore-not-found", "-o", "name"])
+            .collect();
+        wait::until(&format!("{objects} to be gone"), bound, async || {
+            let left = self.kubectl(&get).await?;
+            Ok(if left.trim().is_empty() {
+                Probe::Done(())
+            } else {
+                Probe::not_yet(left.trim())
+            })
+        })
+        .await
     }
 
     /// [`Self::kubectl`] with standard input, for `apply -f -`.

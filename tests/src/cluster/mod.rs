@@ -29,6 +29,7 @@ use crate::guard::Guard;
 use crate::http::Tls;
 use crate::kubernetes::{self, Binaries, Unavailable, VERSION};
 use crate::process::{Launch, Program};
+use crate::rights;
 use crate::wait::{self, Probe};
 
 /// Set to `1` where a test must not be skipped.
@@ -119,6 +120,25 @@ struct Running {
     program: Option<Program>,
 }
 
+/// What the API server logs, and where: what a test asks for; or, where a run of the tests is to be looked at
+/// as a whole, what that needs, in the directory that outlives this cluster.
+fn audit(guard: &Guard, settings: &Settings) -> Result<Option<Audit>> {
+    let directory = std::env::var_os(rights::DIRECTORY).map(PathBuf::from);
+    let policy = match (&directory, settings.audit) {
+        (_, true) => AUDIT_POLICY,
+        (Some(_), false) => rights::POLICY,
+        (None, false) => return Ok(None),
+    };
+    let name = guard.directory().file_name().unwrap_or_default();
+    Ok(Some(Audit {
+        policy: write_private(guard.directory().join("audit-policy.json"), policy)?,
+        log: directory.map_or_else(
+            || guard.directory().join("audit.log"),
+            |directory| directory.join(name).with_extension("log"),
+        ),
+    }))
+}
+
 impl LocalCluster {
     /// Starts one and waits until it is ready.
     ///
@@ -142,15 +162,7 @@ impl LocalCluster {
         let authority = Authority::generate()?;
         let authority_pem = authority.pem();
         let pki = pki::write(&guard.directory().join("pki"), &authority, address)?;
-        let audit = if settings.audit {
-            let policy = write_private(guard.directory().join("audit-policy.json"), AUDIT_POLICY)?;
-            Some(Audit {
-                policy,
-                log: guard.directory().join("audit.log"),
-            })
-        } else {
-            None
-        };
+        let audit = audit(&guard, &settings)?;
         let audit_log = audit.as_ref().map(|audit| audit.log.clone());
         let administrator = authority.user("administrator", &[MASTERS])?;
         let identity = (

@@ -129,6 +129,18 @@ impl Stage<'_> {
         .await
     }
 
+    /// Applies a kustomization of examples/, which names its namespaces itself.
+    pub(super) async fn apply_kustomization(&self, directory: &str) -> Result<()> {
+        let path = repository(directory);
+        let path = path
+            .to_str()
+            .context("the path of the repository is not text")?;
+        self.terminal
+            .command(&shell(["kubectl", "apply", "-k", directory]))?;
+        let applied = self.administrator.kubectl(&["apply", "-k", path]).await?;
+        self.terminal.output(&applied)
+    }
+
     /// Applies a file of examples/ with one text in place of another; returns the result.
     pub(super) async fn apply_renamed(&self, file: &str, from: &str, to: &str) -> Result<String> {
         let text =

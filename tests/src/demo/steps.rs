@@ -14,10 +14,17 @@ use crate::wait::{self, Probe};
 
 const MINIMAL: &str = "examples/minimal-pool.yaml";
 const IMAGES: &str = "examples/images-configmap.yaml";
-/// The image in [`IMAGES`].
+const OVERLAY: &str = "examples/kustomize";
+/// The image in [`IMAGES`] and [`OVERLAY`].
 const NEW_IMAGE: &str = "your-registry/opensandbox-task-executor:v1.0.0";
 /// A changed ConfigMap is seen within milliseconds; this is for a machine that does something else.
 const SEEN: Duration = Duration::from_secs(15);
+
+/// The image that the examples name, as a container runtime calls it.
+pub(super) const SANDBOX_IMAGE: &str = "docker.io/library/ubuntu:22.04";
+/// [`NEW_IMAGE`], likewise.
+pub(super) const NEW_IMAGE_REFERENCE: &str =
+    "docker.io/your-registry/opensandbox-task-executor:v1.0.0";
 
 const WRONG: &str = "\
 apiVersion: sandbox.opensandbox.io/v1alpha1
@@ -133,11 +140,39 @@ pub(super) async fn refusal(stage: &Stage<'_>) -> Result<()> {
     stage.expect("nothing was stored", left.trim(), "")
 }
 
+/// Where a new image of the executor is named.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Change {
+    /// A ConfigMap of the namespace.
+    ConfigMap,
+    /// That of the installation, by kustomize.
+    Kustomize,
+}
+
 /// A changed image is for new Pools; others take it when asked to.
-pub(super) async fn images(stage: &Stage<'_>) -> Result<()> {
+pub(super) async fn images(stage: &Stage<'_>, change: Change) -> Result<()> {
     let terminal = stage.terminal;
-    terminal.step("A new image is for new Pools; others take it when they are asked to")?;
-    stage.apply_example(IMAGES).await?;
+    match change {
+        Change::ConfigMap => {
+            terminal.step("A new image is for new Pools; others take it when they are asked to")?;
+            stage.apply_example(IMAGES).await?;
+        }
+        Change::Kustomize => {
+            terminal.step(
+                "A new image, by kustomize, is for new Pools; others take it when they are asked to",
+            )?;
+            let file = format!("{OVERLAY}/kustomization.yaml");
+            terminal.command(&format!("cat {file}"))?;
+            terminal.output(&std::fs::read_to_string(repository(&file))?)?;
+            stage.apply_kustomization(OVERLAY).await?;
+            terminal.note("")?;
+            stage.expect(
+                "the one beside it in the overlay has it too",
+                image(stage, "kustomize-pool").await?.as_str(),
+                NEW_IMAGE,
+            )?;
+        }
+    }
     wait_until_seen(stage).await?;
     stage
         .apply_renamed(MINIMAL, "minimal-pool", "second-pool")
@@ -213,22 +248,19 @@ async fn image(stage: &Stage<'_>, pool: &str) -> Result<String> {
         .to_owned())
 }
 
-/// A BatchSandbox is accepted; running it is another program's part.
-pub(super) async fn batch_sandbox(stage: &Stage<'_>) -> Result<()> {
-    stage
-        .terminal
-        .step("A BatchSandbox with a task for each sandbox is accepted")?;
-    let text = stage.apply_example("examples/batch-sandbox.yaml").await?;
-    stage
-        .kubectl(&["get", "batchsandbox", "task-batch-sandbox", "-o", "wide"])
-        .await?;
-    stage.terminal.note("")?;
-    let stored = stage.stored("batchsandbox", "task-batch-sandbox").await?;
-    stage.expect_kept("stored as written", &text, &stored)?;
-    stage.terminal.note(
-        "  It stays pending: giving it pods and running its tasks is the part of the operator and of\n  \
-        the executor, which this version does not have yet.",
-    )
+/// What the node has no room for, or no image.
+pub(super) async fn fewer_pools(stage: &Stage<'_>) -> Result<()> {
+    stage.terminal.step("One Pool is enough for what follows")?;
+    let delete = [
+        "delete",
+        "pool",
+        "minimal-pool",
+        "second-pool",
+        "basic-pool",
+        "kustomize-pool",
+    ];
+    stage.kubectl(&delete).await?;
+    Ok(())
 }
 
 /// What the webhook says of itself.

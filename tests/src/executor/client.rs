@@ -11,6 +11,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper_util::rt::TokioIo;
 use opensandbox_api::task::{State, Task, tasks_from_json};
+use opensandbox_api::token::TOO_EARLY;
 use tokio::net::TcpStream;
 
 use super::{Signer, Watch};
@@ -20,8 +21,6 @@ use crate::wait::{self, Probe};
 pub const PORT: u16 = 5758;
 /// An executor answers within this, or something is wrong.
 const BOUND: Duration = Duration::from_secs(30);
-/// A message of the executor about tokens made before it started, or in the second in which it did.
-const TOO_OLD: &str = "before this executor";
 
 /// Which of a task's outputs.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -131,7 +130,7 @@ impl Client {
             // The operator does likewise: a second later, a new token is good.
             let too_old = token.is_some()
                 && reply.status == StatusCode::UNAUTHORIZED
-                && reply.text().contains(TOO_OLD);
+                && reply.text().contains(TOO_EARLY);
             if !too_old || tokio::time::Instant::now() > deadline {
                 return Ok(reply);
             }

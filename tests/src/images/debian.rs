@@ -65,7 +65,7 @@ pub fn sandbox() -> Result<Image> {
         };
         Ok(Image {
             tree: Some(directory),
-            ..super::static_image(SANDBOX, &[], &config)?
+            ..super::static_image(SANDBOX, &[super::temporary()], &config)?
         })
     })
 }

@@ -5,8 +5,13 @@
 //! what it was made from; the rest is in the target directory.
 
 mod debian;
+#[cfg(test)]
+mod dockerfiles;
 mod oci;
+pub mod release;
+mod sbom;
 mod toolchain;
+mod unreleased;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,6 +21,7 @@ use anyhow::{Context as _, Result};
 
 pub use self::debian::sandbox;
 pub use self::oci::{Config, File};
+pub use self::unreleased::control_plane;
 
 use crate::node::Unavailable;
 use crate::programs;
@@ -73,7 +79,8 @@ impl Image {
     }
 }
 
-/// An image of these files and nothing else, but for `/tmp`. Programs in it have to be static.
+/// An image of these files and nothing else. Programs in it have to be static, or their libraries among the
+/// files.
 ///
 /// # Errors
 /// A file cannot be read, or the archive not be written.
@@ -94,6 +101,11 @@ pub fn static_image(name: &str, files: &[File], config: &Config) -> Result<Image
     })
 }
 
+/// Where every sandbox may write.
+fn temporary() -> File {
+    File::directory("/tmp", 0o1777)
+}
+
 /// The task executor's image, as it is released: its static program and the agent's, as root, in an
 /// empty file system.
 ///
@@ -107,11 +119,7 @@ pub fn executor() -> Result<Image> {
             File::program("/task-executor", programs::static_executor()?),
             File::program("/task-executor-agent", programs::static_agent()?),
         ];
-        let config = Config {
-            entrypoint: vec!["/task-executor".to_owned()],
-            ..Config::default()
-        };
-        static_image(EXECUTOR, &files, &config)
+        static_image(EXECUTOR, &files, &release::EXECUTOR.config(None))
     })
 }
 
@@ -123,7 +131,7 @@ pub fn executor() -> Result<Image> {
 pub fn tool() -> Result<Image> {
     static MADE: Mutex<Option<Image>> = Mutex::new(None);
     once(&MADE, || {
-        let files = [File::program(TOOL_PROGRAM, toolchain::tool()?)];
+        let files = [File::program(TOOL_PROGRAM, toolchain::tool()?), temporary()];
         let config = Config {
             entrypoint: vec![TOOL_PROGRAM.to_owned()],
             arguments: vec!["sleep".to_owned()],

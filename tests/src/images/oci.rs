@@ -1,6 +1,7 @@
 //! The format: an OCI image layout in a tar, with one layer, uncompressed.
 //! <https://github.com/opencontainers/image-spec/blob/main/image-layout.md>
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -16,7 +17,7 @@ const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// A file of an image, owned by root.
+/// A file or directory of an image, owned by root.
 #[derive(Clone, Debug)]
 pub struct File {
     path: String,
@@ -28,6 +29,7 @@ pub struct File {
 enum Content {
     Source(PathBuf),
     Bytes(Vec<u8>),
+    Directory,
 }
 
 impl File {
@@ -48,6 +50,15 @@ impl File {
             content: Content::Bytes(content.into()),
         }
     }
+
+    /// An empty directory with this mode, at an absolute path.
+    pub fn directory(path: impl Into<String>, mode: u32) -> Self {
+        Self {
+            path: path.into(),
+            mode,
+            content: Content::Directory,
+        }
+    }
 }
 
 /// How containers of an image run, unless the pod says otherwise.
@@ -61,6 +72,8 @@ pub struct Config {
     pub env: Vec<String>,
     /// User, and group after a colon, by number.
     pub user: String,
+    /// Labels: name and value.
+    pub labels: Vec<(String, String)>,
 }
 
 impl Default for Config {
@@ -70,14 +83,15 @@ impl Default for Config {
             arguments: Vec::new(),
             env: vec![PATH.to_owned()],
             user: "0:0".to_owned(),
+            labels: Vec::new(),
         }
     }
 }
 
-/// A layer of these files, the directories above them, and `/tmp`.
+/// A layer of these files, and the directories above them.
 pub(super) fn layer(files: &[File]) -> Result<Vec<u8>> {
     let mut layer = tar::Builder::new(Vec::new());
-    let mut directories = vec![("tmp/".to_owned(), 0o1777)];
+    let mut directories: Vec<(String, u32)> = Vec::new();
     for file in files {
         let Some(path) = file.path.strip_prefix('/') else {
             bail!("{} is not an absolute path", file.path);
@@ -87,6 +101,9 @@ pub(super) fn layer(files: &[File]) -> Result<Vec<u8>> {
             if !directories.iter().any(|(known, _)| known == directory) {
                 directories.push((directory.to_owned(), 0o755));
             }
+        }
+        if matches!(file.content, Content::Directory) {
+            directories.push((format!("{path}/"), file.mode));
         }
     }
     for (path, mode) in &directories {
@@ -104,6 +121,7 @@ pub(super) fn layer(files: &[File]) -> Result<Vec<u8>> {
             Content::Source(source) => {
                 fs::read(source).with_context(|| format!("read {}", source.display()))?
             }
+            Content::Directory => continue,
         };
         let mut header = header(EntryType::Regular, *mode, bytes.len() as u64);
         layer.append_data(&mut header, path.trim_start_matches('/'), bytes.as_slice())?;
@@ -136,11 +154,18 @@ pub(super) fn write(
         arguments,
         env,
         user,
+        labels,
     } = config;
+    let mut config = json!({"Entrypoint": entrypoint, "Cmd": arguments, "Env": env, "User": user});
+    if !labels.is_empty() {
+        let labels = labels.iter().cloned();
+        config["Labels"] = labels.collect::<BTreeMap<_, _>>().into_iter().collect();
+    }
+    // Of no time, so that the same content gives the same image.
     let config = serde_json::to_vec(&json!({
         "architecture": architecture(),
         "os": "linux",
-        "config": {"Entrypoint": entrypoint, "Cmd": arguments, "Env": env, "User": user},
+        "config": config,
         "rootfs": {"type": "layers", "diff_ids": [layer_digest]},
     }))?;
     let manifest = serde_json::to_vec(&json!({
@@ -185,7 +210,7 @@ fn descriptor(media_type: &str, content: &[u8]) -> Value {
 }
 
 /// `sha256:` and the digest in hexadecimal.
-fn digest_of(content: &[u8]) -> String {
+pub(super) fn digest_of(content: &[u8]) -> String {
     Sha256::digest(content)
         .iter()
         .fold("sha256:".to_owned(), |text, byte| {
@@ -194,7 +219,7 @@ fn digest_of(content: &[u8]) -> String {
 }
 
 /// As the Go language calls it, and the standard with it.
-fn architecture() -> &'static str {
+pub(super) fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
@@ -202,31 +227,34 @@ fn architecture() -> &'static str {
     }
 }
 
+/// What is in a tar: path, mode and content.
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
+pub(super) fn entries(archive: &[u8]) -> BTreeMap<String, (u32, Vec<u8>)> {
     use std::io::Read as _;
 
-    use super::*;
+    let mut archive = tar::Archive::new(archive);
+    let entries = archive.entries().unwrap().map(|entry| {
+        let mut entry = entry.unwrap();
+        let path = entry.path().unwrap().to_str().unwrap().to_owned();
+        // Some have the kind of the file in it.
+        let mode = entry.header().mode().unwrap() & 0o7777;
+        let mut content = Vec::new();
+        entry.read_to_end(&mut content).unwrap();
+        (path, (mode, content))
+    });
+    entries.collect()
+}
 
-    fn entries(archive: &[u8]) -> BTreeMap<String, (u32, Vec<u8>)> {
-        let mut archive = tar::Archive::new(archive);
-        let entries = archive.entries().unwrap().map(|entry| {
-            let mut entry = entry.unwrap();
-            let path = entry.path().unwrap().to_str().unwrap().to_owned();
-            let mode = entry.header().mode().unwrap();
-            let mut content = Vec::new();
-            entry.read_to_end(&mut content).unwrap();
-            (path, (mode, content))
-        });
-        entries.collect()
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     #[test]
     fn a_layer_has_its_files_and_the_directories_above() {
         let files = [
             File::bytes("/etc/deep/file", 0o600, "content"),
             File::bytes("/program", 0o755, "x"),
+            File::directory("/tmp", 0o1777),
         ];
         let entries = entries(&layer(&files).unwrap());
         let modes: Vec<_> = entries

@@ -15,6 +15,10 @@ pub(crate) const PAUSE_IMAGE: &str = "opensandbox.local/pause:3.10";
 /// Where kubelet and kube-proxy say that they work, on the node's address.
 pub(super) const KUBELET_HEALTH_PORT: u16 = 10248;
 pub(super) const KUBE_PROXY_HEALTH_PORT: u16 = 10256;
+/// Directory of what is known of the addresses of pods, one directory for each network.
+pub(super) const ADDRESSES: &str = "addresses";
+/// The network of pods.
+pub(super) const POD_NETWORK: &str = "opensandbox";
 /// There is no DNS server; the kubelet complains at each pod if there is no address for one.
 const CLUSTER_DNS: &str = "10.96.0.10";
 
@@ -127,7 +131,7 @@ SystemdCgroup = false
     pub(super) fn cni(&self) -> Value {
         json!({
             "cniVersion": "0.4.0",
-            "name": "opensandbox",
+            "name": POD_NETWORK,
             "plugins": [
                 {
                     "type": "bridge",
@@ -139,7 +143,7 @@ SystemdCgroup = false
                         "type": "host-local",
                         "ranges": [[{"subnet": self.network.pods()}]],
                         "routes": [{"dst": "0.0.0.0/0"}],
-                        "dataDir": self.directory.join("addresses"),
+                        "dataDir": self.directory.join(ADDRESSES),
                     },
                 },
                 {"type": "portmap", "capabilities": {"portMappings": true}},

@@ -256,6 +256,49 @@ impl Node {
             .await
     }
 
+    /// Gives an image that the node has another name, so that a manifest can be applied as it is written
+    /// where its image cannot be had.
+    ///
+    /// # Errors
+    /// There is no such image.
+    pub async fn alias(&self, image: &str, name: &str) -> Result<()> {
+        let mut command = ctr(&self.directory.join("containerd.sock"))?;
+        command.args(["images", "tag", "--force", image, name]);
+        output_of(command).await?;
+        Ok(())
+    }
+
+    /// A fresh directory at the same path on this machine and in the node, so that what pods write into it
+    /// by a `hostPath` outlives them and is read here. It is deleted with the node.
+    ///
+    /// # Errors
+    /// There is one of this name already.
+    pub fn shared_directory(&self, name: &str) -> Result<PathBuf> {
+        let directory = self.directory.join("shared").join(name);
+        std::fs::create_dir_all(self.directory.join("shared"))?;
+        std::fs::create_dir(&directory).with_context(|| format!("make {}", directory.display()))?;
+        Ok(directory)
+    }
+
+    /// Lets the next pod have this address: they are given in turn, and this sets who was the last.
+    /// `false` while some pod has it.
+    ///
+    /// # Errors
+    /// No pod was given an address yet.
+    pub fn give_next(&self, address: Ipv4Addr) -> Result<bool> {
+        let network = self.directory.join(components::ADDRESSES);
+        let network = network.join(components::POD_NETWORK);
+        if network.join(address.to_string()).exists() {
+            return Ok(false);
+        }
+        let before = Ipv4Addr::from(u32::from(address).saturating_sub(1));
+        let last = network.join("last_reserved_ip.0");
+        ensure!(last.is_file(), "there is no {}", last.display());
+        std::fs::write(&last, before.to_string())
+            .with_context(|| format!("write {}", last.display()))?;
+        Ok(true)
+    }
+
     async fn wait_ready(&self) -> Result<()> {
         let client = self.cluster.client().await?;
         let nodes: Api<NodeObject> = Api::all(client.clone());

@@ -62,6 +62,17 @@ pub(crate) const SANDBOX_IMAGE: [Requirement; 3] = [
     ),
 ];
 
+/// What the Dockerfiles are tried with.
+#[cfg(test)]
+pub(crate) const BUILDER: [Requirement; 2] = [
+    requirement(
+        "unshare",
+        "util-linux",
+        "keeps the network from the builder",
+    ),
+    requirement("buildah", "buildah", "builds images from Dockerfiles"),
+];
+
 /// Where programs are, besides `PATH`: those of administrators and of CNI are not in that of users.
 const DIRECTORIES: [&str; 7] = [
     "/usr/local/sbin",
@@ -192,7 +203,7 @@ fn install(apt: &Path, missing: &[Requirement]) -> Result<(), Unavailable> {
     let packages = packages(missing);
     let list = packages.join(" ");
     say(&format!(
-        "a Kubernetes node needs packages that this machine lacks, so they are installed: {list}"
+        "this machine lacks packages that are needed here, so they are installed: {list}"
     ));
     let failed =
         |error: &dyn fmt::Display| Unavailable::new(format!("installing {list} failed: {error}"));

@@ -16,6 +16,7 @@ mod direct;
 mod edits;
 mod hostile;
 mod images;
+mod modes;
 mod offline;
 mod outage;
 mod pools;

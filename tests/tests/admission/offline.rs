@@ -122,7 +122,7 @@ async fn inject_prints_what_a_fresh_cluster_stores() -> Result<()> {
     let written = list["items"]
         .as_array()
         .context("several documents make a List")?;
-    ensure!(written.len() == 5, "{} documents", written.len());
+    ensure!(written.len() == 6, "{} documents", written.len());
     // The ConfigMap among them counts for the Pools after it, milliseconds later.
     place.kubectl(&["apply", "-f", &examples]).await?.done()?;
     let mut failures = Failures::default();

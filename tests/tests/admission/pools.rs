@@ -33,6 +33,12 @@ pub(crate) fn labelled(name: &str, value: &str) -> Value {
     pool
 }
 
+/// A Pool in this mode; otherwise `pool`.
+pub(crate) fn in_mode(mut pool: Value, mode: &str) -> Value {
+    pool["metadata"]["annotations"] = json!({ (labels::EXECUTOR_MODE): mode });
+    pool
+}
+
 /// Containers of a Pool by name, in order.
 pub(crate) fn names(pool: &Value) -> Vec<&str> {
     let containers = pool

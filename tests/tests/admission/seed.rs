@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use opensandbox_api::labels;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::pools::{container, executor, image, labelled, lacks, names, pool, record};
 use crate::site::{Failures, Place, file, shared};
@@ -245,6 +245,38 @@ async fn labels_of_pool_and_namespace_decide_in_this_order() -> Result<()> {
         );
     }
     failures.told()
+}
+
+/// The webhook's watch may not have told of the namespace yet when the Pool is there already.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn labels_of_a_namespace_of_this_moment_count() -> Result<()> {
+    let Some(site) = shared().await? else {
+        return Ok(());
+    };
+    let client = site.cluster.client().await?;
+    let object = pool("at-once");
+    let made = (0..32).map(async |number| {
+        let name = format!("at-once-{number}");
+        let namespace = json!({
+            "apiVersion": "v1", "kind": "Namespace",
+            "metadata": {"name": name, "labels": {labels::INJECTION: "disabled"}},
+        });
+        let create = |path: String, object: &Value| {
+            let request = http::Request::post(path).header("content-type", "application/json");
+            Ok::<_, anyhow::Error>(request.body(serde_json::to_vec(object)?)?)
+        };
+        let namespaces = create("/api/v1/namespaces".to_owned(), &namespace)?;
+        client.request::<Value>(namespaces).await?;
+        let pools = format!(
+            "/apis/{}/{}/namespaces/{name}/pools",
+            labels::GROUP,
+            labels::VERSION
+        );
+        let stored: Value = client.request(create(pools, &object)?).await?;
+        ensure!(stored["spec"] == object["spec"], "{stored}");
+        Ok(())
+    });
+    futures::future::try_join_all(made).await.map(drop)
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use opensandbox_api::labels;
 use serde_json::{Value, json};
 
-use crate::pools::{labelled, lacks, pool};
+use crate::pools::{in_mode, labelled, lacks, pool};
 use crate::site::{Failures, shared};
 
 /// What makes a right Pool one to be warned of.
@@ -116,10 +116,15 @@ async fn a_namespace_that_forbids_the_capability_is_warned_of() -> Result<()> {
         for (object, expected) in [
             (pool("injected"), forbids),
             (labelled("disabled", "disabled"), false),
+            (in_mode(pool("in-container"), "in-container"), false),
         ] {
             let said = place.apply(&object).await?.done()?;
             let warned = said.stderr.contains("Pod Security level") && said.stderr.contains(level);
             failures.check(warned == expected, || format!("{level}: {said:?}"));
+            let remedy = format!("{}=in-container", labels::EXECUTOR_MODE);
+            failures.check(said.stderr.contains(&remedy) == expected, || {
+                format!("the remedy: {}", said.stderr)
+            });
             failures.check(!said.stderr.contains('…'), || {
                 format!("cut: {}", said.stderr)
             });

@@ -7,7 +7,8 @@ use crate::site::{BOUND, Rounds, Site, YOUNG};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leaf_is_renewed_without_a_failed_call_and_without_a_write() -> Result<()> {
-    let Some(site) = Site::start(2, &["--leaf-validity=6s", YOUNG]).await? else {
+    let often = ["--leaf-validity=60s", "--leaf-renew-before=57s", YOUNG];
+    let Some(site) = Site::start(2, &often).await? else {
         return Ok(());
     };
     let load = site.load().await?;

@@ -24,8 +24,8 @@ use crate::site::BOUND;
 
 /// Each has its own connections.
 const CLIENTS: u64 = 4;
-/// Between two requests of one client: 200 per second in all.
-const PERIOD: Duration = Duration::from_millis(20);
+/// Between two requests of one client: 100 per second in all.
+const PERIOD: Duration = Duration::from_millis(40);
 /// Requests of one client in flight. Enough for a slow machine to keep up, and a bound when it does not.
 const IN_FLIGHT: usize = 16;
 /// Every so many requests one is for good.

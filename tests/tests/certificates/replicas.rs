@@ -11,7 +11,7 @@ use opensandbox_tests::wait::{self, Probe};
 use crate::bundles;
 use crate::site::{BOUND, Kept, Rounds, SECRET, Site, YOUNG};
 
-/// A replica drains for one second and has nothing to finish then.
+/// A replica drains for some seconds and has nothing to finish then.
 const END: Duration = Duration::from_mins(1);
 
 /// Everything as on a cluster that the webhook was never on: no process, no Secret, no bundle.
@@ -60,7 +60,7 @@ async fn agreed(site: &Site, first: &Kept) -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replicas_that_start_together_agree_and_are_restarted_without_a_failed_call() -> Result<()>
 {
-    let Some(mut site) = Site::start(2, &["--drain-delay=1s", YOUNG]).await? else {
+    let Some(mut site) = Site::start(2, &[YOUNG]).await? else {
         return Ok(());
     };
     let mut rounds = Rounds::begin()?;

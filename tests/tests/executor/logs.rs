@@ -43,6 +43,11 @@ async fn the_executors_log_has_what_tasks_print() -> Result<()> {
     )
     .await?;
     pod.run("missing", &["/no/such/program"]).await?;
+    // One that ends at once may be reported as started and ended in one, and then has no line for its start.
+    pod.client()
+        .create(&task("long", &["sleep", "1000"]))
+        .await?;
+    pod.client().wait_running("long", BOUND).await?;
     let lines = [
         "[lines stdout] one",
         "[lines stdout] two",
@@ -58,7 +63,7 @@ async fn the_executors_log_has_what_tasks_print() -> Result<()> {
             .collect();
         let told = log
             .lines()
-            .any(|line| line.starts_with("[lines] started, process "))
+            .any(|line| line.starts_with("[long] started, process "))
             && log
                 .lines()
                 .any(|line| line.starts_with("[lines] ") && line.contains('3'))

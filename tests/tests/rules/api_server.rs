@@ -38,10 +38,10 @@ async fn the_api_server_gives_the_same_verdict_as_rust() -> anyhow::Result<()> {
     let mut runner = TestRunner::default();
     let count = cases(1000);
     let objects = (0..count).map(|index| {
-        let strategy = if index % 2 == 0 {
-            specs::pools()
-        } else {
-            specs::batch_sandboxes()
+        let strategy = match index % 5 {
+            0 | 2 => specs::pools(),
+            4 => specs::expiring(),
+            _ => specs::batch_sandboxes(),
         };
         strategy
             .new_tree(&mut runner)

@@ -3,6 +3,7 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
+use proptest::string::string_regex;
 use serde_json::{Map, Value, json};
 
 /// A field: from `values` mostly, else absent, `null` or of another type.
@@ -211,6 +212,26 @@ fn patches() -> BoxedStrategy<Value> {
     .boxed()
 }
 
+/// BatchSandboxes that are right, but for an `expireTime` near the edges of what is a time.
+pub(crate) fn expiring() -> BoxedStrategy<Value> {
+    let date = "(0000|0001|1969|1970|2024|2030|9998|9999)-(01|02|12|13)-(00|01|29|30|31|32)";
+    let clock = "(00|23|24):(00|59|60):(00|59|60)";
+    let zone = "(Z|Z|Z|z||[+-](00|23|24|25):(00|59|60|61))";
+    let common =
+        "(1970|2030|9999)-12-(30|31)T23:(00|59):59([.,][0-9]{0,12})?(Z|[+-](00|24):(00|60))";
+    let rare = format!("{date}[Tt ]{clock}([.,;][0-9]{{0,12}})?{zone}");
+    let texts = |pattern: &str| string_regex(pattern).expect("a pattern");
+    prop_oneof![texts(common), texts(&rare)]
+        .prop_map(|time| {
+            json!({
+                "apiVersion": "sandbox.opensandbox.io/v1alpha1", "kind": "BatchSandbox",
+                "metadata": {"name": "x"},
+                "spec": {"replicas": 1, "poolRef": "p", "expireTime": time},
+            })
+        })
+        .boxed()
+}
+
 /// Random BatchSandboxes.
 pub(crate) fn batch_sandboxes() -> BoxedStrategy<Value> {
     let reference = one_of(vec![json!("p"), json!("q"), json!("*"), json!("")]);
@@ -226,6 +247,10 @@ pub(crate) fn batch_sandboxes() -> BoxedStrategy<Value> {
         json!("2030-01-02T15:04:05"),
         json!("2030-01-02"),
         json!("1969-12-31T23:59:59Z"),
+        json!("9999-12-30T21:00:00Z"),
+        json!("9999-12-31T23:59:59Z"),
+        json!("9999-12-32T23:59:59Z"),
+        json!("0000-01-01T00:00:00Z"),
         json!("tomorrow"),
     ]);
     let spec = object(vec![

@@ -3,7 +3,7 @@
 //! A Pool in a review is mostly environment variables, affinity, `managedFields` and the annotation of
 //! client-side apply; building values of them would be most of a review's cost. This reads the fields
 //! that a rule or the injection looks at, and scans over the rest. Lists keep every item, so that
-//! indices are right. The container `task-executor` is kept whole, for it may have to be restored.
+//! indices are right. Containers and volumes of ours are kept whole, for they may have to be restored.
 //!
 //! Invariant: every answer is the same as for the whole Pool. A property test compares the two, so a
 //! rule that looks at a field not kept here is found.
@@ -29,6 +29,9 @@ impl<'de> Deserialize<'de> for Pool {
     }
 }
 
+/// Names of containers and volumes that are read whole: they may have to be restored.
+const OURS: [&str; 2] = [labels::TASK_EXECUTOR, labels::TASK_EXECUTOR_INSTALLER];
+
 /// Where in a Pool a reader stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
@@ -39,8 +42,6 @@ enum Part {
     Ours,
     Spec,
     Template,
-    /// `metadata` of the template.
-    TemplateMetadata,
     PodSpec,
     Containers,
     Container,
@@ -59,7 +60,6 @@ impl Part {
             (Self::Metadata, "labels" | "annotations") => Some(Self::Ours),
             (Self::Ours, name) => name.starts_with(labels::GROUP).then_some(Self::Whole),
             (Self::Spec, "template") => Some(Self::Template),
-            (Self::Template, "metadata") => Some(Self::TemplateMetadata),
             (Self::Template, "spec") => Some(Self::PodSpec),
             (Self::PodSpec, "containers" | "initContainers") => Some(Self::Containers),
             (Self::PodSpec, "volumes") => Some(Self::Volumes),
@@ -68,7 +68,8 @@ impl Part {
                 Self::Spec,
                 "capacitySpec" | "scaleStrategy" | "updateStrategy" | "recycleStrategy",
             )
-            | (Self::TemplateMetadata, "labels" | "annotations")
+            // Whether anything is left in it is looked at when what was added is taken away.
+            | (Self::Template, "metadata")
             | (
                 Self::PodSpec,
                 "shareProcessNamespace" | "hostPID" | "os" | "securityContext" | "restartPolicy",
@@ -113,13 +114,13 @@ impl<'de> Visitor<'de> for Part {
 
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
         let mut map = Map::new();
-        // Fields of a container that matter only if it turns out to be the executor's.
+        // Fields that matter only if the container or volume turns out to be one of ours.
         let mut aside: Vec<(Cow<'de, str>, &'de RawValue)> = Vec::new();
         while let Some(Key(key)) = access.next_key()? {
             if let Some(part) = self.field(&key) {
                 let value = access.next_value_seed(part)?;
                 map.insert(key.into_owned(), value);
-            } else if self == Self::Container {
+            } else if matches!(self, Self::Container | Self::Volume) {
                 aside.push((key, access.next_value()?));
             } else {
                 access.next_value::<IgnoredAny>()?;
@@ -129,7 +130,8 @@ impl<'de> Visitor<'de> for Part {
                 }
             }
         }
-        if map.get("name").and_then(Value::as_str) == Some(labels::TASK_EXECUTOR) {
+        let name = map.get("name").and_then(Value::as_str);
+        if name.is_some_and(|name| OURS.contains(&name)) {
             for (key, raw) in aside {
                 let value = serde_json::from_str(raw.get()).map_err(A::Error::custom)?;
                 map.insert(key.into_owned(), value);

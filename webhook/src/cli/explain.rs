@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use clap::{Args, ValueEnum};
 use json_patch::Patch;
 use opensandbox_api::labels;
-use opensandbox_api::sidecar::{DecidedBy, Decision, Path, Record};
+use opensandbox_api::sidecar::{self, DecidedBy, Decision, Mode, Path, Record, Segment};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -52,7 +52,7 @@ struct Explanation {
     items: Vec<usize>,
     namespace: String,
     name: String,
-    /// Whether its pods hold the executor's sidecar; `None` if it is refused.
+    /// Whether its pods hold the executor by the injection; `None` if it is refused.
     injected: Option<bool>,
     /// The sentence that the server writes to the audit log.
     decision: Option<String>,
@@ -178,8 +178,8 @@ fn explanation(place: &Place, pool: &Value, cluster: &Cluster, verdict: Verdict)
 
 fn decided_by(decision: &Decision) -> Option<DecidedBy> {
     match decision {
-        Decision::Disabled(by) | Decision::Sidecar(by) => Some(*by),
-        Decision::InContainer(_) => None,
+        Decision::Disabled(by) | Decision::Sidecar(by) | Decision::InContainer(by) => Some(*by),
+        Decision::HandWritten(_) => None,
     }
 }
 
@@ -196,17 +196,24 @@ fn sentence(decision: &Decision, added: bool, namespace: &str, cluster: &Cluster
     sentence
 }
 
-/// The executor's container, wherever it is.
+/// The executor's container, or the one that copies it, wherever it is.
 fn executor(template: &Value) -> Option<Path> {
     let spec = Path::root().field("spec");
-    ["containers", "initContainers"]
-        .into_iter()
-        .map(|list| spec.field(list).key(labels::TASK_EXECUTOR))
-        .find(|path| path.get(template).is_some())
+    [
+        ("containers", labels::TASK_EXECUTOR),
+        ("initContainers", labels::TASK_EXECUTOR),
+        ("initContainers", labels::TASK_EXECUTOR_INSTALLER),
+    ]
+    .into_iter()
+    .map(|(list, name)| spec.field(list).key(name))
+    .find(|path| path.get(template).is_some())
 }
 
 fn main_container(pool: &Value) -> Option<String> {
     let template = pool.pointer("/spec/template")?;
+    if Mode::of(pool) == Ok(Mode::InContainer) {
+        return sidecar::main_container(template).map(str::to_owned);
+    }
     let variable = executor(template)?
         .field("env")
         .key(labels::MAIN_CONTAINER_NAME_ENV)
@@ -224,6 +231,11 @@ fn rows(pool: &Value, record: &Record) -> Vec<Row> {
     let places = [
         Some(root.field("spec").field("shareProcessNamespace")),
         executor(template),
+        Some(
+            root.field("spec")
+                .field("volumes")
+                .key(labels::TASK_EXECUTOR_VOLUME),
+        ),
         Some(
             root.field("metadata")
                 .field("annotations")
@@ -290,10 +302,12 @@ fn row(path: &Path, value: &Value, record: &Record) -> Row {
 }
 
 fn executor_key(path: &Path) -> bool {
-    path.last()
-        == Some(opensandbox_api::sidecar::Segment::Key(
-            labels::TASK_EXECUTOR,
-        ))
+    let is_list = path
+        .parent()
+        .and_then(|parent| parent.last().map(|list| list.text().ends_with("ontainers")))
+        == Some(true);
+    let names = [labels::TASK_EXECUTOR, labels::TASK_EXECUTOR_INSTALLER];
+    is_list && names.map(Segment::Key).map(Some).contains(&path.last())
 }
 
 /// By what an item is told from the others of its list.

@@ -10,14 +10,14 @@ use clap::Args;
 use futures::FutureExt as _;
 use opensandbox_api::labels;
 use opensandbox_api::sidecar::pool::{self, Context, Mutation};
-use opensandbox_api::sidecar::{ImagesConfig, image_problem};
+use opensandbox_api::sidecar::{ImagesConfig, image_problem, installation_image};
 use opensandbox_api::validation::{self, NamespaceFacts, Problem};
 use serde_json::Value;
 
 use super::document::Place;
 use crate::admission::Policy;
 use crate::facts::Facts;
-use crate::serve::{Switch, default_image};
+use crate::serve::Switch;
 
 /// What the server has as settings.
 #[derive(Debug, Args)]
@@ -137,7 +137,7 @@ impl Cluster {
         } = installation;
         let policy = Policy {
             injection_default: (*injection_default).into(),
-            default_image: default_image(task_executor_image),
+            default_image: installation_image(task_executor_image),
             namespace: home.clone(),
             operators: Vec::new(),
         };

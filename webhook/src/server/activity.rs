@@ -33,6 +33,8 @@ pub(super) struct Patience {
     pub(super) write: Duration,
     /// For a peer that does not close its side of a connection of which ours is closed.
     pub(super) linger: Duration,
+    /// Between an answer and the close of a connection, where nothing new is accepted any more.
+    pub(super) quiet: Duration,
 }
 
 /// Why a connection has to be ended.
@@ -101,6 +103,14 @@ impl Activity {
         self.served.load(Ordering::Relaxed)
             && self.in_flight.load(Ordering::Relaxed) == 0
             && self.head_since.load(Ordering::Relaxed) == NEVER
+    }
+
+    /// From when on an idle connection may be closed by a server that goes away; `None` while it is
+    /// not idle. A client does not repeat a POST that crosses our close, and one that has used a
+    /// connection a moment ago is likely to use it again in the next.
+    pub(super) fn quiet_from(&self, patience: &Patience) -> Option<Instant> {
+        let since = self.idle_since.load(Ordering::Relaxed);
+        (self.is_idle() && since != NEVER).then(|| self.at(since) + patience.quiet)
     }
 
     /// When the connection has to be ended if nothing else happens; `None` while requests are
@@ -274,6 +284,7 @@ mod tests {
         idle: Duration::from_mins(3),
         write: Duration::from_secs(10),
         linger: Duration::from_secs(2),
+        quiet: Duration::from_secs(3),
     };
 
     #[test]

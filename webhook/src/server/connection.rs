@@ -182,7 +182,10 @@ struct Watch {
 impl Watch {
     /// The order that holds at `now`, or when to look again.
     fn order(&self, now: Instant) -> Result<Order, Option<Instant>> {
-        if self.closing.is_none() && self.phase >= Phase::Closing && self.activity.is_idle() {
+        let quiet = (self.closing.is_none() && self.phase >= Phase::Closing)
+            .then(|| self.activity.quiet_from(&self.patience))
+            .flatten();
+        if quiet.is_some_and(|at| at <= now) {
             return Ok(Order::Close);
         }
         let due = self.activity.due(&self.patience, self.closing);
@@ -204,6 +207,7 @@ impl Watch {
         Err(due
             .map(|(at, _)| at)
             .into_iter()
+            .chain(quiet)
             .chain(self.retire_at)
             .min())
     }
@@ -299,6 +303,7 @@ mod tests {
         idle: Duration::from_mins(3),
         write: Duration::from_secs(10),
         linger: Duration::from_secs(2),
+        quiet: Duration::from_secs(3),
     };
 
     fn watch(phase: Phase) -> Watch {
@@ -314,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn closing_phase_closes_idle_connections_only() {
+    fn closing_phase_closes_connections_that_stay_idle_only() {
         let watch = watch(Phase::Closing);
         let now = Instant::now();
         assert!(
@@ -324,7 +329,11 @@ mod tests {
         let request = InFlight::begin(&watch.activity);
         assert!(watch.order(now).is_err());
         drop(request);
-        assert!(matches!(watch.order(now), Ok(Order::Close)));
+        let Err(Some(next)) = watch.order(now) else {
+            panic!("a connection that has just been used may be used again");
+        };
+        assert!(next >= now + PATIENCE.quiet);
+        assert!(matches!(watch.order(next), Ok(Order::Close)));
     }
 
     #[test]

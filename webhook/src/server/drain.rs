@@ -5,7 +5,7 @@
 
 use std::io;
 
-use tokio::signal::unix::{SignalKind, signal};
+use opensandbox_program::Terminated;
 use tokio::sync::watch;
 
 /// How far the server is on its way out. Phases only ever grow.
@@ -16,7 +16,7 @@ pub(super) enum Phase {
     Serving,
     /// Connections are still accepted and served; kept ones are asked to go elsewhere.
     Leaving,
-    /// Nothing new is accepted; requests in flight are finished, idle connections closed.
+    /// Nothing new is accepted; requests in flight are finished, connections that stay idle closed.
     Closing,
     /// The time limit has passed: whatever is left is dropped.
     Aborting,
@@ -33,11 +33,6 @@ pub(super) async fn reached(phase: &mut watch::Receiver<Phase>, at_least: Phase)
 /// # Errors
 /// When the signal handlers cannot be installed; nothing is waited for then.
 pub async fn terminated() -> io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    Terminated::listen()?.wait().await;
     Ok(())
 }

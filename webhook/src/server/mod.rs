@@ -130,6 +130,7 @@ impl Limits {
             idle: self.idle,
             write: self.write,
             linger: self.linger,
+            quiet: self.drain_delay,
         }
     }
 }
@@ -163,7 +164,8 @@ impl Server {
     ///
     /// 1. The check `serving` fails; everything is served as before for [`Limits::drain_delay`],
     ///    in its second half with answers that ask kept connections to go elsewhere.
-    /// 2. No new connection is taken; requests in flight are finished, for at most
+    /// 2. No new connection is taken; requests in flight are finished, and kept connections closed
+    ///    once no request came on them for [`Limits::drain_delay`], all for at most
     ///    [`Limits::drain_timeout`]. The plain port goes on answering.
     /// 3. The plain port is closed, and this returns.
     ///

@@ -3,7 +3,7 @@
 use opensandbox_api::task::{LossReason, Outcome, StartFailure, Task};
 
 use super::entry::{
-    AGENT_GONE, Entry, Phase, Remembered, lost, not_started, reported_times, times,
+    AGENT_GONE, Entry, Phase, Remembered, lost, not_started, process, reported_times, times,
 };
 use super::{Effect, Ledger, MAX_FOREIGN_KEY, MAX_REMEMBERED, Slot};
 use crate::agent::protocol::{StopCause, TaskKey, TaskReport, TaskState};
@@ -194,16 +194,22 @@ impl Ledger {
             self.remove_if_done(index);
             return;
         }
+        let running = matches!(entry.phase, Phase::Running { .. });
+        // Of one that is over soon, its end is all that is heard.
+        if let Some(pid) = process(&report.state)
+            && !running
+        {
+            let name = entry.task.name.clone();
+            self.effects.push(Effect::Started(name, pid));
+        }
         match &report.state {
             TaskState::Starting => {}
             TaskState::Running { pid, started_at } => {
-                if !matches!(entry.phase, Phase::Running { .. }) {
+                if !running {
                     entry.phase = Phase::Running {
                         pid: *pid,
                         started_at: *started_at,
                     };
-                    let name = entry.task.name.clone();
-                    self.effects.push(Effect::Started(name, *pid));
                     self.journal.push(Change::Modified, entry.report());
                 }
             }

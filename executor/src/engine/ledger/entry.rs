@@ -196,6 +196,15 @@ pub(super) fn reported_times(task: &Task) -> (Option<u64>, Option<u64>) {
     })
 }
 
+/// The process that a task was started as.
+pub(super) fn process(state: &TaskState) -> Option<i32> {
+    match state {
+        TaskState::Running { pid, .. } | TaskState::Ended { pid, .. } => Some(*pid),
+        TaskState::Lost { pid, .. } => *pid,
+        TaskState::Starting | TaskState::NotStarted { .. } => None,
+    }
+}
+
 pub(super) fn times(state: &TaskState, now: u64) -> (Option<u64>, u64) {
     match state {
         TaskState::Ended {

@@ -10,6 +10,7 @@
 //!    when its agent is lost and its remains have been removed.
 //! 5. Once final, an outcome does not change.
 //! 6. `Start` is given out only for a slot that is connected.
+//! 7. Of a program that ran, its start is told once, and before its end.
 //!
 //! A *slot* is a place where tasks run: the sandbox container, or another that a task names by its ID.
 

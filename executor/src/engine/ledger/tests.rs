@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use opensandbox_api::task::{LossReason, Process, State, WatchEvent};
+use opensandbox_api::task::{End, LossReason, Process, State, WatchEvent};
 use proptest::prelude::*;
 
 use super::*;
@@ -205,6 +205,8 @@ fn step() -> impl Strategy<Value = Step> {
 #[derive(Default)]
 struct Agent {
     tasks: BTreeMap<TaskKey, (TaskReport, bool)>,
+    /// Tasks whose program was said to run and not to have ended.
+    programs: HashSet<String>,
 }
 
 impl Agent {
@@ -249,7 +251,12 @@ impl Agent {
                     let forgotten = self.tasks.remove(&key);
                     assert!(forgotten.is_none_or(|(report, _)| report.gone));
                 }
-                Effect::Removed(_) | Effect::Finished(..) | Effect::Started(..) => {}
+                Effect::Started(name, _) => assert!(self.programs.insert(name), "told twice"),
+                Effect::Finished(_, name, outcome) => {
+                    let ran = matches!(outcome.end, End::Exited { .. });
+                    assert!(self.programs.remove(&name) || !ran, "{name} ended untold");
+                }
+                Effect::Removed(_) => {}
             }
         }
     }
@@ -264,7 +271,7 @@ impl Agent {
         let count = open.len().max(1);
         let (report, stopping) = open.into_iter().nth(usize::from(choice) % count)?;
         let next = match report.state {
-            TaskState::Starting if !*stopping => running(report.key),
+            TaskState::Starting if !*stopping && !choice.is_multiple_of(3) => running(report.key),
             TaskState::Ended { .. } => ended(report.key, 1, true),
             _ => ended(report.key, i32::from(choice), choice.is_multiple_of(2)),
         };

@@ -61,6 +61,13 @@ async fn without_the_capability() -> Result<()> {
         &["SYS_PTRACE"],
     )
     .await?;
+    // What an alert is made from; no attempt succeeded, so all of the sum are failures.
+    assert!(
+        pod.client()
+            .metric("task_executor_injections_total")
+            .await?
+            > 0.0
+    );
     let report = doctor(&pod, EXECUTOR, &[]).await?;
     assert!(!report.works, "{report:?}");
     for mode in ["inject", "chroot"] {

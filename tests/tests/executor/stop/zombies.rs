@@ -49,6 +49,9 @@ async fn many_tasks_leave_no_zombie() -> Result<()> {
         .await
         .context(pod.executor_log_tail().await)?;
 
+    let started = client.metric("task_executor_tasks_started_total").await?;
+    let ended = client.metric("task_executor_tasks_ended_total").await?;
+    assert_eq!(format!("{started}"), format!("{ended}"), "counted");
     assert_eq!(zombies(&pod).await?, Vec::<String>::new());
     assert_eq!(pod.host_pids(SANDBOX).await?, before);
     let after = status_bytes(executor, "VmRSS")?;

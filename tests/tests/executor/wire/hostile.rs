@@ -190,8 +190,7 @@ async fn random(to: SocketAddr) -> Result<()> {
         any_bytes,
         value.prop_map(|value| value.to_string().into_bytes())
     ];
-    // The same bodies every time.
-    let mut runner = TestRunner::deterministic();
+    let mut runner = TestRunner::default();
     for _ in 0..number("OPENSANDBOX_BODIES", 200) {
         let tree = body.new_tree(&mut runner);
         let body = tree.map_err(|error| anyhow::anyhow!("{error}"))?.current();
