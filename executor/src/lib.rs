@@ -18,6 +18,7 @@ pub mod doctor;
 pub mod engine;
 pub mod inject;
 pub mod install;
+pub mod kernel_file;
 pub mod launch;
 pub mod main_process;
 pub mod metrics;

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use crate::kernel_file;
+
 /// One process, from `/proc/PID/stat`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Status {
@@ -22,7 +24,7 @@ pub struct Status {
 impl Status {
     /// Reads that of `pid`, if it exists and may be seen.
     pub fn read(pid: i32) -> Option<Self> {
-        Self::parse(&std::fs::read(format!("/proc/{pid}/stat")).ok()?)
+        Self::parse(&kernel_file::read(format!("/proc/{pid}/stat"), u64::MAX).ok()?)
     }
 
     fn parse(text: &[u8]) -> Option<Self> {
@@ -81,7 +83,8 @@ impl Children {
 }
 
 fn kept(pid: i32, thread: i32) -> Vec<i32> {
-    let text = std::fs::read(format!("/proc/{pid}/task/{thread}/children")).unwrap_or_default();
+    let text = kernel_file::read(format!("/proc/{pid}/task/{thread}/children"), u64::MAX)
+        .unwrap_or_default();
     let words = text.split(|byte| *byte == b' ');
     words
         .filter_map(|word| std::str::from_utf8(word).ok()?.parse().ok())

@@ -32,7 +32,8 @@ pub(super) struct Program {
     pub(super) envp: u64,
 }
 
-/// A child that has executed the program, traced.
+/// A child that has executed the program, traced, and stands before its first instruction: what it does
+/// next would only delay its parent, which is to be given back first.
 #[derive(Debug)]
 pub(super) struct Child {
     pid: i32,
@@ -86,7 +87,6 @@ impl Child {
         ptrace::set_signal_mask(pid, 0)?;
         let pidfd = fd::pidfd_open(pid).map_err(|error| process::errno(&error))?;
         let start_time = process::start_time(pid)?;
-        ptrace::resume(pid, Resume::Freely, 0)?;
         Ok(Self {
             pid,
             pidfd,
@@ -99,7 +99,8 @@ impl Child {
         self.pid
     }
 
-    /// Waits until it stops itself, and lets it go on, untraced. `number` is its pid where it lives.
+    /// Lets it begin, waits until it stops itself, and lets it go on, untraced. `number` is its pid where
+    /// it lives.
     pub(super) fn ready(
         self,
         number: i32,
@@ -122,6 +123,8 @@ impl Child {
             Trouble::Late => NotReady::Late,
             Trouble::Kernel(errno) => NotReady::Kernel(errno),
         };
+        // ESRCH, here and below: killed meanwhile, which the next wait tells.
+        let _ = ptrace::resume(self.pid, Resume::Freely, 0);
         loop {
             let signal = match tracee::wait_or_end(self.pid, until).map_err(lost)? {
                 Stop::Exited(code) => return Err(NotReady::Ended(Ending::Exited(code))),
@@ -139,7 +142,6 @@ impl Child {
                 Stop::Signal(signal) => signal,
                 Stop::SystemCall | Stop::Event { .. } => 0,
             };
-            // ESRCH: killed meanwhile, which the next wait tells.
             let _ = ptrace::resume(self.pid, Resume::Freely, signal);
         }
     }

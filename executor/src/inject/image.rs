@@ -6,12 +6,14 @@ use std::os::unix::fs::FileExt as _;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::sendfile::sendfile;
+use nix::sys::stat::{Mode, fchmod};
 
 use super::process;
 use crate::sys::fd;
 
-/// The program is copied in pieces of this many bytes: they stay in the processor's cache.
-const PIECE: usize = 64 * 1024;
+/// The program is copied in pieces of this many bytes at most.
+const AT_ONCE: usize = 1 << 30;
 
 /// Which side an error is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,28 +24,31 @@ pub(super) enum FillError {
     Memfd(Errno),
 }
 
+/// Nobody may read it, so the kernel does not let what executes it be read either.
+pub(super) const MODE: u32 = 0o111;
+
 /// Copies `program` into the memfd that is descriptor `number` of the target, and seals it: nobody, the
-/// target included, can change it afterwards.
-pub(super) fn fill(pid: i32, tid: i32, number: i32, program: &File) -> Result<(), FillError> {
+/// target included, can change it afterwards. Says whether it has [`MODE`] as well: it is the target's user
+/// who may set that, and we only with `CAP_FOWNER`.
+pub(super) fn fill(pid: i32, tid: i32, number: i32, program: &File) -> Result<bool, FillError> {
     let memfd = open(pid, tid, number).map_err(FillError::Memfd)?;
-    let mut buffer = vec![0; PIECE];
-    let mut at = 0;
-    loop {
-        let read = program.read_at(&mut buffer, at);
-        let read = read.map_err(|error| FillError::Program(process::errno(&error)))?;
-        if read == 0 {
-            break;
-        }
-        memfd
-            .write_all_at(&buffer[..read], at)
-            .map_err(|error| FillError::Memfd(process::errno(&error)))?;
-        at += read as u64;
-    }
+    copy(program, &memfd)?;
     let seals = SealFlag::F_SEAL_WRITE
         | SealFlag::F_SEAL_SHRINK
         | SealFlag::F_SEAL_GROW
         | SealFlag::F_SEAL_SEAL;
     fcntl(memfd.as_fd(), FcntlArg::F_ADD_SEALS(seals)).map_err(FillError::Memfd)?;
+    Ok(fchmod(&memfd, Mode::from_bits_truncate(MODE)).is_ok())
+}
+
+/// Within the kernel: through a buffer of ours it takes a sixth longer.
+fn copy(program: &File, memfd: &File) -> Result<(), FillError> {
+    // Afterwards it could not be told on which side an error is.
+    program
+        .read_at(&mut [0], 0)
+        .map_err(|error| FillError::Program(process::errno(&error)))?;
+    let mut at = 0;
+    while sendfile(memfd, program, Some(&mut at), AT_ONCE).map_err(FillError::Memfd)? > 0 {}
     Ok(())
 }
 

@@ -198,8 +198,8 @@ fn seccomp(pid: i32, status: &Status) -> Finding {
             Precondition::Seccomp,
             Verdict::Unknown,
             format!(
-                "process {pid} has a seccomp filter; it must allow mmap, memfd_create, fchmod, clone, \
-                 execveat, close and munmap"
+                "process {pid} has a seccomp filter; it must allow mmap, memfd_create, clone, execveat, \
+                 close and munmap, and fchmod where we lack CAP_FOWNER"
             ),
         ),
     }

@@ -5,6 +5,8 @@ use std::io::Read as _;
 
 use nix::errno::Errno;
 
+use crate::kernel_file;
+
 /// Number of `CAP_SYS_PTRACE`.
 const SYS_PTRACE: u32 = 19;
 
@@ -159,7 +161,7 @@ pub(super) fn setting(path: &str) -> Option<u32> {
 
 /// Reads a file of `/proc`; a process that ends meanwhile is `ESRCH`, as one that never was.
 pub(super) fn read(path: &str) -> Result<String, Errno> {
-    match fs::read(path) {
+    match kernel_file::read(path, u64::MAX) {
         Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
         Err(error) => Err(match errno(&error) {
             Errno::ENOENT => Errno::ESRCH,

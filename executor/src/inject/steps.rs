@@ -26,8 +26,6 @@ const MFD_ALLOW_SEALING: u64 = 2;
 const MFD_EXEC: u64 = 0x10;
 const VFORK: u64 =
     (libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PARENT | libc::SIGCHLD).unsigned_abs() as u64;
-/// Nobody may read it, so the kernel does not let what executes it be read either.
-const MODE: u64 = 0o111;
 
 /// All of it, on the thread that traces.
 pub(super) fn run(request: &Request, begun: Instant) -> Result<Injected, Failure> {
@@ -230,13 +228,15 @@ impl Step<'_> {
         let pid = self.context.request.pid;
         let number =
             i32::try_from(memfd).map_err(|_| self.context.kernel("its memfd", Errno::EBADF))?;
-        image::fill(pid, caller.tid(), number, &self.context.request.program).map_err(|error| {
-            match error {
-                FillError::Program(errno) => Failure::Program(errno),
-                FillError::Memfd(errno) => self.context.kernel("filling its memfd", errno),
-            }
+        let filled = image::fill(pid, caller.tid(), number, &self.context.request.program);
+        let has_mode = filled.map_err(|error| match error {
+            FillError::Program(errno) => Failure::Program(errno),
+            FillError::Memfd(errno) => self.context.kernel("filling its memfd", errno),
         })?;
-        self.call(caller, Call::Fchmod, [memfd, MODE, 0, 0, 0, 0], |_, _| ())?;
+        if !has_mode {
+            let arguments = [memfd, image::MODE.into(), 0, 0, 0, 0];
+            self.call(caller, Call::Fchmod, arguments, |_, _| ())?;
+        }
         let (argv, envp) = strings.lists(base);
         let program = Program {
             memfd: number,

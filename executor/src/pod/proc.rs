@@ -2,10 +2,11 @@
 //! never an error. What a process can make long (its environment, its mounts) is read up to a limit.
 
 use std::ffi::OsStr;
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+
+use crate::kernel_file;
 
 /// Longest file read, in bytes. A real environment is at most a quarter of the stack limit, 2 MiB
 /// where nobody changed that.
@@ -164,9 +165,7 @@ impl Proc {
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(FILE_LIMIT).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    kernel_file::read(path, FILE_LIMIT)
 }
 
 fn number(name: &OsStr) -> Option<i32> {

@@ -1,6 +1,7 @@
 //! What cannot be done is refused with its reason, and leaves the target as it was.
 
 use std::fs;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
@@ -8,12 +9,16 @@ use std::time::Duration;
 
 use nix::sys::ptrace as tracing;
 use nix::sys::wait::{WaitPidFlag, waitpid};
-use nix::unistd::Pid;
-use task_executor::inject::{Failure, Precondition, Verdict, check, inject};
+use nix::unistd::{Pid, gettid};
+use task_executor::inject::{Failure, Injected, Precondition, Verdict, check, inject};
+use task_executor::sys::capability::{self, Sets};
 use task_executor::sys::fd::{pidfd_open, pidfd_send_signal};
 use task_executor::sys::ptrace::{Resume, resume};
 
 use crate::harness::{Target, eventually, request, root, start_time, status};
+
+/// See capabilities(7).
+const CAP_FOWNER: u32 = 3;
 
 /// The target is refused and is as it was.
 #[track_caller]
@@ -69,7 +74,7 @@ fn one_that_is_traced() {
 fn one_that_is_stopped() {
     let target = Target::start(&["spinning-threads"]);
     let pidfd = pidfd_open(target.pid).unwrap();
-    pidfd_send_signal(std::os::fd::AsFd::as_fd(&pidfd), 19).unwrap();
+    pidfd_send_signal(pidfd.as_fd(), 19).unwrap();
     target.wait_for_state('T');
     says(&refused(&target), "stopped", &["state T", "SIGCONT"]);
     assert_eq!(
@@ -175,7 +180,7 @@ fn i386_program() -> Vec<u8> {
 
 #[test]
 fn ones_whose_seccomp_filter_denies_a_call() {
-    for call in ["memfd_create", "execveat", "clone", "fchmod"] {
+    for call in ["memfd_create", "execveat", "clone"] {
         for (how, errno) in [("deny", "EPERM"), ("trap", "ENOSYS")] {
             let target = Target::start(&[how, call]);
             target.wait_for_state('S');
@@ -189,6 +194,52 @@ fn ones_whose_seccomp_filter_denies_a_call() {
             target.wait_for_state('S');
         }
     }
+}
+
+/// Who owns the memfd may set its mode: the target's user, or who has `CAP_FOWNER`.
+#[test]
+fn one_that_may_not_set_a_mode_where_we_may_not_either() {
+    assert!(root(), "a right has to be there to be dropped");
+    let user = Some(54_325);
+    let has_mode = |target: &Target, injected: &Injected| {
+        let program = fs::metadata(format!("/proc/{}/exe", injected.pid)).unwrap();
+        assert_eq!(program.permissions().mode() & 0o7777, 0o111);
+        pidfd_send_signal(injected.pidfd.as_fd(), 9).unwrap();
+        eventually("it has ended", || target.siblings() == [target.pid]);
+    };
+
+    let denies = Target::start_as(user, &["deny", "fchmod"]);
+    denies.wait_for_state('S');
+    has_mode(&denies, &denies.inject(&["stay"]).unwrap());
+
+    let on_a_thread_without_the_right = |target: &Target| {
+        let request = target.request(&["stay"]);
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                let has = u64::from_str_radix(&status(gettid().as_raw(), "CapEff"), 16).unwrap();
+                let sets = Sets {
+                    permitted: has,
+                    effective: has & !(1 << CAP_FOWNER),
+                    inheritable: 0,
+                };
+                capability::set(sets).unwrap();
+                inject(&request)
+            });
+            thread.join().unwrap()
+        })
+    };
+    let allows = Target::start_as(user, &["sleep", "1000000"]);
+    allows.wait_for_state('S');
+    has_mode(&allows, &on_a_thread_without_the_right(&allows).unwrap());
+
+    let before = denies.snapshot();
+    let failure = on_a_thread_without_the_right(&denies).unwrap_err();
+    says(
+        &failure,
+        "seccomp_refused",
+        &["seccomp filter", "fchmod", "EPERM"],
+    );
+    denies.assert_as(&before);
 }
 
 #[test]
