@@ -19,7 +19,9 @@ pub(crate) const PARALLEL: usize = 64;
 /// How often so many are started at once.
 const ROUNDS: usize = 10;
 /// How often an agent is brought in anew.
-const INJECTIONS: usize = 10;
+const INJECTIONS: usize = 15;
+/// Between two looks whether it is there: who looks more often takes the processors away from it.
+const GLANCE: Duration = Duration::from_millis(20);
 /// Between two looks of a client without a watch.
 const LOOK: Duration = Duration::from_millis(1);
 const BOUND: Duration = Duration::from_secs(30);
@@ -58,11 +60,11 @@ pub(crate) fn of_the_machine() -> Result<Times> {
 /// One task after the other.
 pub(crate) struct InARow {
     /// From the order to the event that tells its end.
-    pub(crate) start_to_exit: Times,
+    pub(crate) order_to_end: Times,
     /// For all of them, each deleted and gone before the next.
     pub(crate) whole: Duration,
-    /// Mean of what the agent says of the process alone.
-    pub(crate) process: Duration,
+    /// Of the processes alone, by the agent's clock: from start to exit.
+    pub(crate) process: Durations,
 }
 
 /// Runs so many tasks one after the other.
@@ -71,11 +73,11 @@ pub(crate) async fn in_a_row(client: &Client, count: usize) -> Result<InARow> {
     let mut events = Events::follow(client).await?;
     let mut times = Vec::with_capacity(count);
     let mut whole = Instant::now();
-    let mut before = durations(client).await?;
+    let mut before = Durations::told(client).await?;
     for index in 0..WARM_UP + count {
         if index == WARM_UP {
             whole = Instant::now();
-            before = durations(client).await?;
+            before = Durations::told(client).await?;
         }
         let name = format!("task-{index}");
         let body = Bytes::from(serde_json::to_vec(&task(&name, &["true"]))?);
@@ -94,26 +96,57 @@ pub(crate) async fn in_a_row(client: &Client, count: usize) -> Result<InARow> {
         events.gone(1).await?;
     }
     let whole = whole.elapsed();
-    let after = durations(client).await?;
-    let ended = (after.1 - before.1).max(1.0);
+    let after = Durations::told(client).await?;
     Ok(InARow {
-        start_to_exit: Times::of(times),
+        order_to_end: Times::of(times),
         whole,
-        process: Duration::from_secs_f64(((after.0 - before.0) / ended).max(0.0)),
+        process: after.since(&before),
     })
 }
 
-/// Sum and number of the durations that the agent told.
-async fn durations(client: &Client) -> Result<(f64, f64)> {
-    let sum = client
-        .metric("task_executor_task_duration_seconds_sum")
-        .await?;
-    Ok((
-        sum,
-        client
-            .metric("task_executor_task_duration_seconds_count")
-            .await?,
-    ))
+/// What the executor's histogram of durations says, which are the agent's.
+pub(crate) struct Durations {
+    /// In seconds.
+    sum: f64,
+    count: f64,
+    /// How many took no longer than these bounds of buckets: a millisecond, and four.
+    within: [f64; 2],
+}
+
+impl Durations {
+    async fn told(client: &Client) -> Result<Self> {
+        let of = async |what: &str| {
+            let name = format!("task_executor_task_duration_seconds_{what}");
+            client.metric(&name).await
+        };
+        Ok(Self {
+            sum: of("sum").await?,
+            count: of("count").await?,
+            within: [
+                of(r#"bucket{le="0.001"}"#).await?,
+                of(r#"bucket{le="0.004"}"#).await?,
+            ],
+        })
+    }
+
+    fn since(&self, before: &Self) -> Self {
+        let [millisecond, four] = self.within;
+        Self {
+            sum: self.sum - before.sum,
+            count: self.count - before.count,
+            within: [millisecond - before.within[0], four - before.within[1]],
+        }
+    }
+
+    pub(crate) fn mean(&self) -> Duration {
+        Duration::from_secs_f64((self.sum / self.count.max(1.0)).max(0.0))
+    }
+
+    /// Of a hundred, how many took at most a millisecond, and at most four.
+    pub(crate) fn percent_within(&self) -> [f64; 2] {
+        self.within
+            .map(|within| within * 100.0 / self.count.max(1.0))
+    }
 }
 
 /// All at once in one order: the time until the last has ended.
@@ -165,7 +198,7 @@ pub(crate) async fn injections(pod: &ExecutorPod<'_>) -> Result<Times> {
                 break now;
             }
             anyhow::ensure!(Instant::now() < deadline, "no new agent");
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(GLANCE).await;
         };
         times.push(Duration::from_secs_f64(
             (after.0 - before.0) / (after.1 - before.1),
