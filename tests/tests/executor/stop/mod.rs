@@ -25,6 +25,22 @@ const BOUND: Duration = Duration::from_mins(2);
 /// A variable that all processes of a task inherit, by which the machine finds them.
 const MARK: &str = "OPENSANDBOX_TEST_MARK";
 
+/// The process that watched over a task says that nothing of it is left, and ends itself after that.
+const WATCHER_ENDS: Duration = Duration::from_secs(5);
+
+/// Waits until the sandbox has no other processes than these, and no zombies.
+pub(super) async fn left_as(pod: &ExecutorPod<'_>, before: &[i32]) -> Result<()> {
+    wait::until("no other processes than before", WATCHER_ENDS, async || {
+        let (now, zombies) = (pod.host_pids(SANDBOX).await?, zombies(pod).await?);
+        Ok(if now == before && zombies.is_empty() {
+            Probe::Done(())
+        } else {
+            Probe::not_yet(format!("{now:?} instead of {before:?}, {zombies:?}"))
+        })
+    })
+    .await
+}
+
 /// A way to get away.
 struct Escape {
     name: &'static str,
@@ -234,7 +250,7 @@ async fn nothing_survives_a_stop() -> Result<()> {
             pod.executor_log_tail().await
         );
     }
-    assert_eq!(pod.host_pids(SANDBOX).await?, before);
+    left_as(&pod, &before).await?;
     assert_eq!(zombies(&pod).await?, Vec::<String>::new());
     pod.delete().await
 }
@@ -326,7 +342,7 @@ async fn an_empty_list_ends_them_all() -> Result<()> {
             "{end:?}"
         );
     }
-    assert_eq!(pod.host_pids(SANDBOX).await?, before);
+    left_as(&pod, &before).await?;
     assert_eq!(client.tasks().await?, []);
     pod.delete().await
 }

@@ -7,7 +7,7 @@ use opensandbox_tests::node;
 use opensandbox_tests::pods::{Recipe, SANDBOX};
 use opensandbox_tests::wait::{self, Probe};
 
-use super::{BOUND, marked_task, ready};
+use super::{BOUND, left_as, marked_task, ready};
 use crate::observer::Observer;
 use crate::processes::{marked, zombies};
 use crate::settings::number;
@@ -90,7 +90,7 @@ async fn storms_of_forks_are_stopped() -> Result<()> {
             }
         }
     }
-    assert_eq!(pod.host_pids(SANDBOX).await?, before);
+    left_as(&pod, &before).await?;
     assert_eq!(zombies(&pod).await?, Vec::<String>::new());
     assert_eq!(pod.run_ok("after", &["echo", "fine"]).await?, "fine\n");
     pod.delete().await

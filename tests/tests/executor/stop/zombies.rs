@@ -6,7 +6,7 @@ use opensandbox_tests::executor::{ExecutorPod, task};
 use opensandbox_tests::node;
 use opensandbox_tests::pods::{EXECUTOR, Recipe, SANDBOX};
 
-use super::BOUND;
+use super::{BOUND, left_as};
 use crate::observer::Observer;
 use crate::processes::{status_bytes, zombies};
 use crate::settings::number;
@@ -53,7 +53,7 @@ async fn many_tasks_leave_no_zombie() -> Result<()> {
     let ended = client.metric("task_executor_tasks_ended_total").await?;
     assert_eq!(format!("{started}"), format!("{ended}"), "counted");
     assert_eq!(zombies(&pod).await?, Vec::<String>::new());
-    assert_eq!(pod.host_pids(SANDBOX).await?, before);
+    left_as(&pod, &before).await?;
     let after = status_bytes(executor, "VmRSS")?;
     assert!(after <= idle + GROWTH, "{idle} bytes before, {after} after");
     pod.delete().await
