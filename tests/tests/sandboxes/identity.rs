@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use opensandbox_api::labels;
 use opensandbox_api::v1alpha1::{BatchSandbox, TaskResult};
 use opensandbox_tests::executor::ExecutorPod;
-use opensandbox_tests::pods::EXECUTOR;
+use opensandbox_tests::pods::{EXECUTOR, SANDBOX, processes_of};
 use opensandbox_tests::wait::{self, Probe};
 use serde_json::{Value, json};
 
@@ -34,6 +34,20 @@ async fn results(site: &Site, name: &str, ended: i32) -> Result<Vec<TaskResult>>
     let mut results = sandbox.status.context("a status")?.task_results;
     results.sort_by_key(|result| result.index);
     Ok(results)
+}
+
+/// Waits until nothing runs in a container any more. A pod that is deleted by force is forgotten at once, and
+/// the kubelet ends its containers after that: until then what runs in it goes on.
+async fn ended(container_id: &str) -> Result<()> {
+    wait::until("the end of a container", BOUND, async || {
+        let left = processes_of(container_id);
+        Ok(if left.is_empty() {
+            Probe::Done(())
+        } else {
+            Probe::not_yet(format!("{left:?}"))
+        })
+    })
+    .await
 }
 
 /// Kills the executor of a pod, and does not wait for the next one.
@@ -162,6 +176,7 @@ async fn made_again(site: &Site, name: &str, parameters: DeleteParams) -> Result
     site.runs.until(name, 1).await?;
     let pod = format!("{name}-0");
     let first = site.pod(&pod).uid().await?;
+    let container = site.pod(&pod).container_id(SANDBOX).await?;
     let pods = site.namespace.api::<PodObject>();
     pods.delete(&pod, &parameters).await?;
     let said = site.event(name, "TaskRestarted").await?;
@@ -169,6 +184,7 @@ async fn made_again(site: &Site, name: &str, parameters: DeleteParams) -> Result
     site.runs.until(name, 2).await?;
     let second = site.pod(&pod).uid().await?;
     ensure!(second != first);
+    ended(&container).await?;
     site.runs.open(&format!("{name}-end"))?;
     let results = results(site, name, 1).await?;
     let result = results.first().context("a result")?;
@@ -193,6 +209,7 @@ async fn somebody_elses(site: &Site) -> Result<()> {
     site.runs.until("robbed", 1).await?;
     let held = site.held("robbed").await?;
     let name = held.first().context("a pod")?;
+    let container = site.pod(name).container_id(SANDBOX).await?;
     let original = site.pod(name).object().await?;
     let first = original.metadata.uid.clone().context("a UID")?;
     let mut other = copy(&original)?;
@@ -208,6 +225,7 @@ async fn somebody_elses(site: &Site) -> Result<()> {
     ensure!(now.len() == 1 && now != held, "{now:?} after {held:?}");
     let second = site.pod(now.first().context("a pod")?).uid().await?;
     site.pod(name).wait_ready().await?;
+    ended(&container).await?;
     site.runs.open("robbed-end")?;
     let results = results(site, "robbed", 1).await?;
     let result = results.first().context("a result")?;
